@@ -1,0 +1,142 @@
+/**
+ * Encoding a dispatch: uniforms from a per-device arena, bind group, workgroups. Nothing is submitted and no GPU memory
+ * is taken here, so `encode*` functions can be synchronous.
+ */
+import { OptionError } from "../errors.ts";
+import { type BufferSource, viewOf } from "./buffers.ts";
+import { ledgerOf, SHARED } from "./ledger.ts";
+import type { Kernel } from "./pipeline.ts";
+
+/** Where commands go: an encoder (a pass is opened and ended) or a compute pass that is already open. */
+export type CommandTarget = GPUCommandEncoder | GPUComputePassEncoder;
+
+/** One field of a uniform block: `u32` integers and `f32` floats, packed in order, 4 bytes each. */
+export type UniformField = { u32: number } | { i32: number } | { f32: number };
+
+const SLOT_BYTES = 256;
+const SLOT_COUNT = 4096;
+
+/**
+ * Uniform blocks, addressed by their content. `queue.writeBuffer` happens before everything submitted later, so a slot
+ * must not be rewritten while commands that read it wait in an unsubmitted encoder. Equal blocks share a slot, and the
+ * slot used longest ago is taken for a new block: safe as long as fewer than 4096 different blocks wait at once.
+ */
+class UniformArena {
+  private readonly buffer: GPUBuffer;
+  private readonly slots = new Map<string, number>();
+
+  constructor(private readonly device: GPUDevice) {
+    const size = SLOT_BYTES * SLOT_COUNT;
+    this.buffer = device.createBuffer({ label: "ringwise uniforms", size, usage: 0x40 | 0x8 });
+    ledgerOf(device).add(SHARED, size);
+  }
+
+  slot(data: Uint32Array<ArrayBuffer>): GPUBufferBinding {
+    if (data.byteLength > SLOT_BYTES)
+      throw new OptionError(`uniform block of ${data.byteLength} bytes; at most ${SLOT_BYTES} fit`);
+    const key = data.join();
+    let slot = this.slots.get(key);
+    if (slot === undefined) {
+      if (this.slots.size < SLOT_COUNT) slot = this.slots.size;
+      else {
+        const [oldestKey, oldest] = this.slots.entries().next().value!;
+        this.slots.delete(oldestKey);
+        slot = oldest;
+      }
+      this.device.queue.writeBuffer(this.buffer, slot * SLOT_BYTES, data);
+    } else this.slots.delete(key); // and set again below: a Map keeps insertion order, so the oldest stay in front
+    this.slots.set(key, slot);
+    return { buffer: this.buffer, offset: slot * SLOT_BYTES, size: Math.max(16, Math.ceil(data.byteLength / 16) * 16) };
+  }
+}
+
+const arenas = new WeakMap<GPUDevice, UniformArena>();
+
+/** Packs the fields (4 bytes each, in order) and returns the binding of a uniform block that holds them. */
+export function uniforms(device: GPUDevice, fields: readonly UniformField[]): GPUBufferBinding {
+  let arena = arenas.get(device);
+  if (!arena) arenas.set(device, (arena = new UniformArena(device)));
+  const data = new Uint32Array(Math.ceil(fields.length / 4) * 4);
+  const floats = new Float32Array(data.buffer);
+  const ints = new Int32Array(data.buffer);
+  fields.forEach((field, index) => {
+    if ("u32" in field) data[index] = field.u32;
+    else if ("i32" in field) ints[index] = field.i32;
+    else floats[index] = field.f32;
+  });
+  return arena.slot(data);
+}
+
+/** A storage binding whose offset is a multiple of the device's alignment, and how many bytes in the data begins. */
+export interface AlignedBinding {
+  binding: GPUBufferBinding;
+  /** Bytes between the binding's start and the view's start: pass it to the kernel as an element offset. */
+  skipBytes: number;
+}
+
+/** Binds a view at any offset: the binding starts at the aligned offset before it. */
+export function alignedBinding(device: GPUDevice, source: BufferSource): AlignedBinding {
+  const view = viewOf(source);
+  const skipBytes = view.byteOffset % device.limits.minStorageBufferOffsetAlignment;
+  const offset = view.byteOffset - skipBytes;
+  const size = Math.min(view.buffer.size - offset, Math.ceil((view.byteLength + skipBytes) / 4) * 4);
+  return { binding: { buffer: view.buffer, offset, size }, skipBytes };
+}
+
+/** Small buffers for bindings that a variant does not use. WebGPU forbids one writable buffer in two bindings. */
+const placeholders = new WeakMap<GPUDevice, Map<string, GPUBuffer>>();
+
+/** A 256-byte storage buffer for an unused binding; `name` tells unused writable bindings of one kernel apart. */
+export function placeholder(device: GPUDevice, name = "read"): GPUBuffer {
+  let map = placeholders.get(device);
+  if (!map) placeholders.set(device, (map = new Map()));
+  let buffer = map.get(name);
+  if (!buffer) {
+    buffer = device.createBuffer({ label: `ringwise placeholder ${name}`, size: 256, usage: 0x80 });
+    ledgerOf(device).add(SHARED, 256);
+    map.set(name, buffer);
+  }
+  return buffer;
+}
+
+/** What {@link dispatch} runs. */
+export interface DispatchOptions {
+  kernel: Kernel;
+  /** Bindings 0, 1, 2, ... of group 0. */
+  bindings: readonly (GPUBuffer | GPUBufferBinding)[];
+  workgroups: readonly [x: number, y?: number, z?: number];
+}
+
+/**
+ * Encodes one dispatch into an encoder or an open pass.
+ * @throws {OptionError} where a dimension exceeds the device's `maxComputeWorkgroupsPerDimension`.
+ */
+export function dispatch(device: GPUDevice, target: CommandTarget, options: DispatchOptions): void {
+  const { kernel, bindings, workgroups } = options;
+  const [x, y = 1, z = 1] = workgroups;
+  const most = device.limits.maxComputeWorkgroupsPerDimension;
+  if (Math.max(x, y, z) > most)
+    throw new OptionError(`${kernel.label}: ${x} x ${y} x ${z} workgroups; this device allows ${most} per dimension`);
+  const bindGroup = device.createBindGroup({
+    label: kernel.label,
+    layout: kernel.layout,
+    entries: bindings.map((entry, binding) => ({
+      binding,
+      resource: "buffer" in entry ? entry : { buffer: entry },
+    })),
+  });
+  const opened = "beginComputePass" in target ? target.beginComputePass({ label: kernel.label }) : undefined;
+  const pass = opened ?? (target as GPUComputePassEncoder);
+  pass.setPipeline(kernel.pipeline);
+  pass.setBindGroup(0, bindGroup);
+  pass.dispatchWorkgroups(x, y, z);
+  opened?.end();
+}
+
+/** Splits a count of workgroups over x and y so that neither exceeds the limit; the kernel rebuilds `y * x_count + x`. */
+export function spreadWorkgroups(device: GPUDevice, count: number): [x: number, y: number] {
+  const most = device.limits.maxComputeWorkgroupsPerDimension;
+  if (count <= most) return [count, 1];
+  const y = Math.ceil(count / most);
+  return [Math.ceil(count / y), y];
+}

@@ -1,0 +1,140 @@
+/** What people meet of a model: loading it, generating with it, and the figures that come back. */
+import type { AttentionKind } from "../kernels/attention-types.ts";
+import type { BlockMemory, RingLayout, RingStep } from "../ring/types.ts";
+
+/** The ring a model runs on. */
+export interface RingOptions {
+  /** 1 to 64 ranks. Default 1. */
+  worldSize?: number;
+  /** Default "zigzag". */
+  layout?: RingLayout;
+  /** Where K/V blocks live. Default "gpu". */
+  blockMemory?: BlockMemory;
+  /** Default "ring". */
+  attention?: AttentionKind;
+}
+
+/** Where a model comes from: a Hugging Face id ("owner/name"), a URL of a folder, files, or a folder handle. */
+export type ModelSource = string | URL | readonly File[] | FileSystemDirectoryHandle | ModelFiles;
+
+/** A folder of files read by name: what every source becomes. */
+export interface ModelFiles {
+  /** For messages: the id, URL or folder name. */
+  readonly name: string;
+  /** Bytes of the file, or undefined where it is absent. */
+  size(path: string, signal?: AbortSignal): Promise<number | undefined>;
+  /** Bytes `[start, end)` of the file (the whole unless given). Rejects where it is absent or cut short. */
+  read(path: string, range?: { start: number; end: number }, signal?: AbortSignal): Promise<Uint8Array<ArrayBuffer>>;
+}
+
+/** Loading, as it goes. */
+export interface LoadProgress {
+  phase: "config" | "tokenizer" | "weights" | "compile" | "ready";
+  /** A sentence for people: "Loading weights: model.layers.3.mlp.up_proj.weight". */
+  message: string;
+  loadedBytes: number;
+  totalBytes: number;
+}
+
+/** How a model is loaded. */
+export interface LoadOptions {
+  device: GPUDevice;
+  ring?: RingOptions;
+  onProgress?: (progress: LoadProgress) => void;
+  signal?: AbortSignal;
+  /** Hugging Face access token. */
+  token?: string;
+  /** Type that weights are kept in on the GPU. Default "auto": as stored. */
+  weightDtype?: "auto" | "f32" | "f16" | "bf16";
+  /** Tokens per chunk through the MLP. Default 512. */
+  mlpChunkSize?: number;
+}
+
+/** How text is generated. */
+export interface GenerateOptions {
+  /** Default 128. */
+  maxNewTokens?: number;
+  /** 0 (the default): greedy. */
+  temperature?: number;
+  /** Keep the smallest set of tokens whose probability reaches this. Default 1. */
+  topP?: number;
+  /** Keep the k likeliest. 0 (the default): all. */
+  topK?: number;
+  /** Seed of the sampler. Default 0. */
+  seed?: number;
+  /** Ids that end the answer, beside the model's own. */
+  stopIds?: readonly number[];
+  /** Put BOS in front as the tokenizer does. Default true. */
+  addBos?: boolean;
+  /** Tokens per prefill chunk. Default 512. */
+  prefillChunkSize?: number;
+  signal?: AbortSignal;
+  /** Prefill and ring, as they go. */
+  onProgress?: (progress: GenerateProgress) => void;
+}
+
+/** What `generate` reports while it works. */
+export type GenerateProgress =
+  | { type: "prefill"; doneTokens: number; totalTokens: number; tokensPerSecond: number; secondsLeft: number }
+  | { type: "ring"; layer: number; layerCount: number; steps: readonly RingStep[] };
+
+/** One piece of an answer: never cuts a character in two, so its text may be empty while one is incomplete. */
+export interface GeneratedPiece {
+  tokenId: number;
+  text: string;
+}
+
+/** One rank's share of a run. */
+export interface RankStatistics {
+  rank: number;
+  kvTokens: number;
+  computeMs: number;
+  transferMs: number;
+  waitMs: number;
+  gpuBytes: number;
+  peakGpuBytes: number;
+}
+
+/** A run in figures. */
+export interface GenerateStatistics {
+  promptTokens: number;
+  newTokens: number;
+  prefillTokensPerSecond: number;
+  decodeTokensPerSecond: number;
+  timeToFirstTokenMs: number;
+  /** Exposed communication as a share of prefill time, 0 to 1. */
+  exposedShare: number;
+  peakGpuBytes: number;
+  stopReason: "maxNewTokens" | "stopId" | "aborted";
+  ring: { worldSize: number; layout: RingLayout; blockMemory: BlockMemory; ranks: RankStatistics[] };
+}
+
+/** A conversation for chat models. */
+export interface ChatMessage {
+  role: "system" | "user" | "assistant";
+  content: string;
+}
+
+/** Text, ready token ids, or a conversation (through the model's own chat template). */
+export type Prompt = string | readonly number[] | readonly ChatMessage[];
+
+/** A run of `generate`: iterate its pieces; `statistics` is complete when the iteration ends. */
+export interface Generation extends AsyncIterable<GeneratedPiece> {
+  readonly statistics: GenerateStatistics;
+}
+
+/** A loaded model. */
+export interface Model {
+  readonly name: string;
+  readonly config: Readonly<Record<string, unknown>>;
+  readonly ring: Readonly<Required<RingOptions>>;
+  /** True where the tokenizer comes with a chat template. */
+  readonly hasChatTemplate: boolean;
+  tokenize(text: string, options?: { addBos?: boolean }): number[];
+  detokenize(ids: readonly number[]): string;
+  generate(prompt: Prompt, options?: GenerateOptions): Generation;
+  /** Other ring for the runs to come (the weights stay). */
+  setRing(ring: RingOptions): Promise<void>;
+  destroy(): void;
+  [Symbol.dispose](): void;
+}
