@@ -9,7 +9,13 @@ export default defineConfig({
     projects: [
       {
         define: { __SHARED__: JSON.stringify(shared) },
-        test: { name: "node", include: ["test/node/**/*.test.ts"], environment: "node", testTimeout: 60_000 },
+        test: {
+          name: "node",
+          include: ["test/node/**/*.test.ts"],
+          environment: "node",
+          testTimeout: 60_000,
+          sequence: { groupOrder: 0 },
+        },
       },
       {
         define: {
@@ -19,6 +25,7 @@ export default defineConfig({
         server: { fs: { strict: false } },
         test: {
           name: "browser",
+          sequence: { groupOrder: 1 },
           include: ["test/browser/**/*.test.ts"],
           testTimeout: 180_000,
           hookTimeout: 180_000,
@@ -37,6 +44,9 @@ export default defineConfig({
           name: "e2e",
           include: ["test/e2e/**/*.test.ts"],
           environment: "node",
+          globalSetup: ["test/e2e/build.ts"],
+          // After the browser tests: both would otherwise share two cores, and each Chrome wants both.
+          sequence: { groupOrder: 2 },
           fileParallelism: false,
           testTimeout: 600_000,
           hookTimeout: 300_000,

@@ -111,7 +111,7 @@ export async function ensureChrome(log: (line: string) => void = (line) => conso
 }
 
 /** Whether a GPU that Chrome may use is likely present; without one the SwiftShader adapter (CPU) is named outright. */
-function hasGpu(): boolean {
+export function hasGpu(): boolean {
   if (process.platform !== "linux") return true;
   return existsSync("/dev/dri") || existsSync("/dev/nvidia0") || existsSync("/dev/dxg");
 }

@@ -1,0 +1,2 @@
+/** See docstrings.mjs. */
+export function missingDocstrings(entry: string): string[];
