@@ -102,8 +102,8 @@ export function placeholder(device: GPUDevice, name = "read"): GPUBuffer {
 /** What {@link dispatch} runs. */
 export interface DispatchOptions {
   kernel: Kernel;
-  /** Bindings 0, 1, 2, ... of group 0. */
-  bindings: readonly (GPUBuffer | GPUBufferBinding)[];
+  /** Bindings 0, 1, 2, ... of group 0; null for a number that the kernel's variant leaves out. */
+  bindings: readonly (GPUBuffer | GPUBufferBinding | null)[];
   workgroups: readonly [x: number, y?: number, z?: number];
 }
 
@@ -120,10 +120,9 @@ export function dispatch(device: GPUDevice, target: CommandTarget, options: Disp
   const bindGroup = device.createBindGroup({
     label: kernel.label,
     layout: kernel.layout,
-    entries: bindings.map((entry, binding) => ({
-      binding,
-      resource: "buffer" in entry ? entry : { buffer: entry },
-    })),
+    entries: bindings.flatMap((entry, binding) =>
+      entry ? [{ binding, resource: "buffer" in entry ? entry : { buffer: entry } }] : [],
+    ),
   });
   const opened = "beginComputePass" in target ? target.beginComputePass({ label: kernel.label }) : undefined;
   const pass = opened ?? (target as GPUComputePassEncoder);

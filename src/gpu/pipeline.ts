@@ -9,8 +9,8 @@ export interface PipelineDescriptor {
   /** The kernel's file and variant, e.g. "attention.wgsl causal d64": shown in errors, captures and labels. */
   label: string;
   source: string;
-  /** Kinds of bindings 0, 1, 2, ... of group 0, in order. */
-  bindings: readonly BindingKind[];
+  /** Kinds of bindings 0, 1, 2, ... of group 0, in order; null for a number that this variant leaves out. */
+  bindings: readonly (BindingKind | null)[];
   entryPoint?: string;
 }
 
@@ -51,11 +51,9 @@ async function compile(device: GPUDevice, descriptor: PipelineDescriptor): Promi
   const module = device.createShaderModule({ label, code: source });
   const layout = device.createBindGroupLayout({
     label,
-    entries: descriptor.bindings.map((kind, binding) => ({
-      binding,
-      visibility: GPUShaderStage.COMPUTE,
-      buffer: { type: BUFFER_TYPE[kind] },
-    })),
+    entries: descriptor.bindings.flatMap((kind, binding) =>
+      kind ? [{ binding, visibility: GPUShaderStage.COMPUTE, buffer: { type: BUFFER_TYPE[kind] } }] : [],
+    ),
   });
   const pipelineLayout = device.createPipelineLayout({ label, bindGroupLayouts: [layout] });
   const scope = device.popErrorScope();

@@ -1,0 +1,5 @@
+// One sequence: no segment ids.
+
+const HAS_SEGMENTS: bool = false;
+
+fn same_segment(b: u32, t: u32, s: u32) -> bool { return true; }

@@ -1,0 +1,3 @@
+// No attention sinks.
+
+fn sink_logit(h: u32) -> f32 { return HIDDEN; }

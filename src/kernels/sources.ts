@@ -1,0 +1,56 @@
+/** The only place that imports WGSL: each kernel file as text, by name. */
+import attention from "../../shaders/attention.wgsl?raw";
+import copyTokens from "../../shaders/copy-tokens.wgsl?raw";
+import finalize from "../../shaders/finalize.wgsl?raw";
+import attentionParams from "../../shaders/lib/attention-params.wgsl?raw";
+import intoOutput from "../../shaders/lib/into-output.wgsl?raw";
+import intoState from "../../shaders/lib/into-state.wgsl?raw";
+import lanesScalar from "../../shaders/lib/lanes-scalar.wgsl?raw";
+import lanesVec4 from "../../shaders/lib/lanes-vec4.wgsl?raw";
+import lengths from "../../shaders/lib/lengths.wgsl?raw";
+import lengthsNone from "../../shaders/lib/lengths-none.wgsl?raw";
+import maskAdditive from "../../shaders/lib/mask-additive.wgsl?raw";
+import maskBoolean from "../../shaders/lib/mask-boolean.wgsl?raw";
+import maskIndex from "../../shaders/lib/mask-index.wgsl?raw";
+import maskNone from "../../shaders/lib/mask-none.wgsl?raw";
+import positions from "../../shaders/lib/positions.wgsl?raw";
+import score from "../../shaders/lib/score.wgsl?raw";
+import segments from "../../shaders/lib/segments.wgsl?raw";
+import segmentsNone from "../../shaders/lib/segments-none.wgsl?raw";
+import sinks from "../../shaders/lib/sinks.wgsl?raw";
+import sinksNone from "../../shaders/lib/sinks-none.wgsl?raw";
+import weight from "../../shaders/lib/weight.wgsl?raw";
+import merge from "../../shaders/merge.wgsl?raw";
+import type { KernelSource } from "../gpu/specialize.ts";
+
+/** `attention.wgsl`, without its `lib/` files: which of them depends on the options. */
+export const ATTENTION: KernelSource = { file: "attention.wgsl", code: attention };
+/** `finalize.wgsl`, without its `lib/` files. */
+export const FINALIZE: KernelSource = { file: "finalize.wgsl", code: finalize };
+/** `merge.wgsl`, without its `lib/` files. */
+export const MERGE: KernelSource = { file: "merge.wgsl", code: merge };
+
+/** The files of `shaders/lib/` that attention kernels are put together from. */
+export const ATTENTION_LIB = {
+  params: { file: "lib/attention-params.wgsl", code: attentionParams },
+  lanesVec4: { file: "lib/lanes-vec4.wgsl", code: lanesVec4 },
+  lanesScalar: { file: "lib/lanes-scalar.wgsl", code: lanesScalar },
+  positions: { file: "lib/positions.wgsl", code: positions },
+  lengths: { file: "lib/lengths.wgsl", code: lengths },
+  lengthsNone: { file: "lib/lengths-none.wgsl", code: lengthsNone },
+  segments: { file: "lib/segments.wgsl", code: segments },
+  segmentsNone: { file: "lib/segments-none.wgsl", code: segmentsNone },
+  score: { file: "lib/score.wgsl", code: score },
+  maskNone: { file: "lib/mask-none.wgsl", code: maskNone },
+  maskIndex: { file: "lib/mask-index.wgsl", code: maskIndex },
+  maskAdditive: { file: "lib/mask-additive.wgsl", code: maskAdditive },
+  maskBoolean: { file: "lib/mask-boolean.wgsl", code: maskBoolean },
+  intoState: { file: "lib/into-state.wgsl", code: intoState },
+  intoOutput: { file: "lib/into-output.wgsl", code: intoOutput },
+  sinks: { file: "lib/sinks.wgsl", code: sinks },
+  weight: { file: "lib/weight.wgsl", code: weight },
+  sinksNone: { file: "lib/sinks-none.wgsl", code: sinksNone },
+} satisfies Record<string, KernelSource>;
+
+/** `copy-tokens.wgsl`. */
+export const COPY_TOKENS: KernelSource = { file: "copy-tokens.wgsl", code: copyTokens };
