@@ -1,0 +1,85 @@
+/** Two buffers through which K/V pages go from the GPU to the host: their number bounds the memory in flight. */
+import { DestroyedError } from "../errors.ts";
+import { allocateAll, release } from "../gpu/buffers.ts";
+
+const READBACK_COUNT = 2;
+/** Copy destination and map for reading (the flags' values: GPUBufferUsage may not exist yet). */
+const MAP_READ = 0x1 | 0x8;
+
+/** A part of a GPU buffer that is wanted on the host; all multiples of 4 bytes. */
+export interface ReadbackPart {
+  buffer: GPUBuffer;
+  byteLength: number;
+}
+
+/** Reads pages back without waiting for more than the copy itself; see {@link createReadback}. */
+export interface Readback {
+  /**
+   * Submits the copy of the parts and resolves once it is submitted: the buffers may be overwritten by later commands.
+   * `bytes` resolves with the parts, one after the other.
+   */
+  start(parts: readonly ReadbackPart[]): Promise<{ bytes: Promise<Uint8Array<ArrayBuffer>> }>;
+  destroy(): void;
+}
+
+/** @throws {GpuMemoryError} */
+export async function createReadback(device: GPUDevice, byteLength: number, label: string): Promise<Readback> {
+  const buffers = await allocateAll(
+    device,
+    Array.from({ length: READBACK_COUNT }, (_, index) => ({
+      label: `${label} readback ${index}`,
+      byteLength,
+      usage: MAP_READ,
+    })),
+  );
+  const free = [...buffers];
+  const waiting: { resolve: (buffer: GPUBuffer) => void; reject: (error: Error) => void }[] = [];
+  let isDestroyed = false;
+  const gone = () => new DestroyedError(`${label}: destroyed while K/V was on its way to the host`);
+
+  const take = (): Promise<GPUBuffer> => {
+    const buffer = free.pop();
+    return buffer ? Promise.resolve(buffer) : new Promise((resolve, reject) => waiting.push({ resolve, reject }));
+  };
+  const give = (buffer: GPUBuffer) => {
+    const next = waiting.shift();
+    if (next) next.resolve(buffer);
+    else free.push(buffer);
+  };
+
+  async function mapped(buffer: GPUBuffer, size: number): Promise<Uint8Array<ArrayBuffer>> {
+    try {
+      await buffer.mapAsync(0x1, 0, size);
+      const bytes = new Uint8Array(buffer.getMappedRange(0, size).slice(0));
+      buffer.unmap();
+      return bytes;
+    } catch (error) {
+      throw isDestroyed ? gone() : error;
+    } finally {
+      give(buffer);
+    }
+  }
+
+  return {
+    async start(parts) {
+      if (isDestroyed) throw gone();
+      const buffer = await take();
+      const encoder = device.createCommandEncoder({ label: `${label} readback` });
+      let size = 0;
+      for (const part of parts) {
+        encoder.copyBufferToBuffer(part.buffer, 0, buffer, size, part.byteLength);
+        size += part.byteLength;
+      }
+      device.queue.submit([encoder.finish()]);
+      const bytes = mapped(buffer, size);
+      // Whoever reads the page sees the failure; nobody reading it is not an unhandled rejection.
+      bytes.catch(() => {});
+      return { bytes };
+    },
+    destroy() {
+      isDestroyed = true;
+      for (const { reject } of waiting.splice(0)) reject(gone());
+      for (const buffer of buffers) release(buffer);
+    },
+  };
+}

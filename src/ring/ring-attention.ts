@@ -1,0 +1,420 @@
+/**
+ * Ring Attention (Liu, Zaharia, Abbeel, arXiv 2310.01889) with all ranks on one device. Every rank owns a shard of the
+ * queries and a block of K/V. In each step its queries meet the block that is here, while the next one is on its way;
+ * the state (acc, rowMax, rowSum) goes from step to step, so the result is exact attention over the whole sequence.
+ */
+import { DestroyedError, DeviceLostError, OptionError, ShapeError } from "../errors.ts";
+import { describeAdapter } from "../gpu/device.ts";
+import type { CommandTarget } from "../gpu/dispatch.ts";
+import { ledgerOf, type MemoryUse } from "../gpu/ledger.ts";
+import { resolveAttention } from "../kernels/attention-options.ts";
+import { createAttentionStepper } from "../kernels/attention-stepper.ts";
+import { createTokenCopier } from "../kernels/copy-tokens.ts";
+import { expectInteger, expectOneOf } from "../shape.ts";
+import { nextTask } from "./abort.ts";
+import { KvBlock } from "./kv-block.ts";
+import type { KvPage, RingBlock } from "./kv-page.ts";
+import { newPace, Pacer } from "./pacer.ts";
+import { expectBytes, QueryShard, type QueryTensors, type RingKernels } from "./query-shard.ts";
+import { createReadback, type Readback } from "./readback.ts";
+import {
+  createDecodeStates,
+  type DecodeStates,
+  decodeFromPages,
+  decodeStatesIn,
+  encodeDecodeFromPages,
+} from "./ring-decode.ts";
+import type {
+  RingAppendTensors,
+  RingAttendTensors,
+  RingAttention,
+  RingAttentionOptions,
+  RingRunOptions,
+  RingTensors,
+  TokenSpan,
+} from "./ring-types.ts";
+import { sequenceBlocks } from "./sequence-blocks.ts";
+import { MAX_WORLD_SIZE, shardTokens, tokenCount } from "./shard.ts";
+import type { Transport, TransportPass } from "./transport.ts";
+import { createHostTransport } from "./transport-host.ts";
+import { createLocalTransport } from "./transport-local.ts";
+import type { BlockMemory, RingLayout, RingStep, TokenRange } from "./types.ts";
+import { type Workspace, WorkspacePool } from "./workspace.ts";
+
+/** Tokens per page unless given: state is read and written once per page, which is little beside 1024 keys of work. */
+const PAGE_SIZE = 1024;
+/** Query tokens that one dispatch meets: 512 x 1024 pairs take about 0.1 s per 8 heads of 64 on SwiftShader. */
+const PIECE_TOKENS_CPU = 512;
+const PIECE_TOKENS_GPU = 8192;
+
+/** The ring's loop, for the ranks that compute here: yields one event per rank and step. */
+async function* turn(
+  pass: TransportPass,
+  worldSize: number,
+  shards: readonly QueryShard[],
+  blocks: readonly RingBlock[],
+  pacer: Pacer,
+): AsyncGenerator<RingStep> {
+  let held = blocks;
+  for (let step = 0; step < worldSize; step++) {
+    const isLast = step + 1 === worldSize;
+    const arriving = isLast ? [] : pass.ranks.map((rank) => pass.sendRecv(rank, held[rank]!));
+    for (const rank of pass.ranks) {
+      await meet(pass, shards[rank]!, held[rank]!, step, pacer);
+      yield* pacer.finished();
+    }
+    if (!isLast) held = await Promise.all(arriving);
+  }
+}
+
+/** One rank's step: its queries meet the block that is here, page by page. */
+async function meet(
+  pass: TransportPass,
+  shard: QueryShard,
+  block: RingBlock,
+  step: number,
+  pacer: Pacer,
+): Promise<void> {
+  const pages = block.pages.filter((page) => page.count > 0 && !shard.cannotSee(page));
+  const event = pacer.open({
+    step,
+    rank: shard.rank,
+    kvRank: block.kvRank,
+    isSkipped: pages.length === 0,
+    queryTokens: shard.tokens,
+    kvTokens: block.tokenCount,
+    computeMs: 0,
+    transferMs: 0,
+    waitMs: 0,
+    startMs: performance.now(),
+  });
+  for (const page of pages) await meetPage(pass, shard, page, pacer, event);
+  pacer.close();
+  await pacer.keepUp();
+}
+
+/** Without an event: for queries that have met nothing, so that their state says so. */
+async function meetPage(
+  pass: TransportPass,
+  shard: QueryShard,
+  page: KvPage,
+  pacer: Pacer,
+  event?: RingStep,
+): Promise<void> {
+  const isHost = page.memory === "host";
+  const arrival = await pass.bring(page);
+  try {
+    if (event && isHost) {
+      // Lets the news that the GPU has finished come in, so that its idle time is not overlooked.
+      await nextTask();
+      const endMs = arrival.startMs + arrival.transferMs;
+      if (event.transferMs === 0) event.startMs = arrival.startMs;
+      event.transferMs += arrival.transferMs;
+      if (pacer.isIdle) event.waitMs += Math.max(0, endMs - Math.max(arrival.startMs, pacer.idleSinceMs ?? 0));
+    }
+    for (const work of shard.encodeStep(() => pacer.encoder, arrival.page, event === undefined)) {
+      pacer.add(work);
+      await pacer.keepUp();
+    }
+  } finally {
+    // A staging buffer is written over as soon as it is free: what reads it must be on the queue by then.
+    arrival.release(isHost ? pacer.submit() : Promise.resolve());
+  }
+}
+
+/**
+ * Ring attention on one device: compiles its kernels and takes its staging buffers. See {@link RingAttention}.
+ * @throws {OptionError} for a bad option.
+ * @throws {UnsupportedDeviceError} where the device lacks what the options need.
+ * @throws {GpuMemoryError}
+ */
+export async function createRingAttention(device: GPUDevice, options: RingAttentionOptions): Promise<RingAttention> {
+  const where = "createRingAttention";
+  const worldSize = expectInteger(where, "worldSize", options.worldSize ?? 1, 1, MAX_WORLD_SIZE);
+  const layout = expectOneOf(where, "layout", options.layout ?? "zigzag", ["contiguous", "zigzag", "striped"]);
+  const blockMemory = expectOneOf(where, "blockMemory", options.blockMemory ?? "gpu", ["gpu", "host"]);
+  const label = options.label ?? "ring";
+  const attention = { ...options, layout: "bthd" as const, label };
+  const resolved = resolveAttention(where, attention);
+  const keyRow = resolved.kvHeads * resolved.headDim * resolved.bytesPerElement;
+  const valueRow = resolved.kvHeads * resolved.valueDim * resolved.bytesPerElement;
+  const mostTokens = Math.floor(device.limits.maxStorageBufferBindingSize / Math.max(keyRow, valueRow));
+  const pageSize = Math.min(expectInteger(where, "pageSize", options.pageSize ?? PAGE_SIZE), mostTokens);
+  const maxDecodeTokens = expectInteger(where, "maxDecodeTokens", options.maxDecodeTokens ?? 1);
+  const made: { destroy(): void }[] = [];
+  try {
+    const stepper = await createAttentionStepper(device, attention);
+    made.push(stepper);
+    const [copier, wordCopier] = await Promise.all([
+      createTokenCopier(device, resolved.dtype),
+      createTokenCopier(device, "f32"),
+    ]);
+    const kernels: RingKernels = {
+      ...{ device, resolved, stepper, copier, wordCopier },
+      rule: {
+        isCausal: resolved.isCausal,
+        causalBlockSize: resolved.causalBlockSize,
+        window: resolved.window || undefined,
+      },
+      pieceTokens: describeAdapter(device).isCpu ? PIECE_TOKENS_CPU : PIECE_TOKENS_GPU,
+    };
+    let readback: Readback | undefined;
+    let transport = options.transport;
+    if (blockMemory === "host") {
+      // Two parts, each rounded up to 4 bytes.
+      readback = await createReadback(device, pageSize * (keyRow + valueRow) + 8, label);
+      made.push(readback);
+    }
+    if (!transport) {
+      const sizes = { keyBytes: pageSize * keyRow, valueBytes: pageSize * valueRow, tokens: pageSize };
+      transport = blockMemory === "host" ? await createHostTransport(device, sizes, label) : createLocalTransport();
+      made.push(transport);
+    }
+    const decodeStates = await createDecodeStates(device, stepper, worldSize, maxDecodeTokens, label);
+    made.push(decodeStates);
+    const parts = { worldSize, layout, blockMemory, pageSize, maxDecodeTokens, label, kernels, readback, transport };
+    return new Ring({ ...parts, decodeStates, made });
+  } catch (error) {
+    for (const part of made) part.destroy();
+    throw error;
+  }
+}
+
+interface RingParts {
+  worldSize: number;
+  layout: RingLayout;
+  blockMemory: BlockMemory;
+  pageSize: number;
+  maxDecodeTokens: number;
+  label: string;
+  kernels: RingKernels;
+  readback: Readback | undefined;
+  transport: Transport;
+  decodeStates: DecodeStates;
+  /** What the ring made and destroys. */
+  made: readonly { destroy(): void }[];
+}
+
+class Ring implements RingAttention {
+  readonly worldSize: number;
+  readonly layout: RingLayout;
+  readonly blockMemory: BlockMemory;
+  readonly pageSize: number;
+  private readonly device: GPUDevice;
+  private readonly workspaces: WorkspacePool;
+  private readonly pace = newPace();
+  /** Aborted, with the reason why, when the ring is destroyed or its device is lost. */
+  private readonly life = new AbortController();
+
+  constructor(private readonly parts: RingParts) {
+    ({
+      worldSize: this.worldSize,
+      layout: this.layout,
+      blockMemory: this.blockMemory,
+      pageSize: this.pageSize,
+    } = parts);
+    this.device = parts.kernels.device;
+    this.workspaces = new WorkspacePool(this.device);
+    this.device.lost.then(({ message }) => this.life.abort(new DeviceLostError(`${parts.label}: ${message}`)));
+  }
+
+  shard({ start, count }: TokenSpan): TokenRange[][] {
+    return shardTokens({ start, count, worldSize: this.worldSize, layout: this.layout });
+  }
+
+  createBlocks(label = "K/V"): KvBlock[] {
+    this.checkUsable();
+    const { kernels, readback, pageSize, blockMemory } = this.parts;
+    const { kvHeads, headDim, valueDim, dtype } = kernels.resolved;
+    const settings = { device: this.device, copier: kernels.copier, memory: blockMemory, readback, pageSize };
+    return Array.from(
+      { length: this.worldSize },
+      (_, rank) => new KvBlock({ ...settings, kvHeads, headDim, valueDim, dtype }, rank, `${label} rank ${rank}`),
+    );
+  }
+
+  async reserve(blocks: readonly KvBlock[], span: TokenSpan): Promise<void> {
+    this.checkBlocks("reserve", blocks);
+    const shards = this.shard(span);
+    await Promise.all(blocks.map((block, rank) => block.reserve(tokenCount(shards[rank]!))));
+  }
+
+  encodeAppend(target: CommandTarget, blocks: readonly KvBlock[], tensors: RingAppendTensors): void {
+    this.checkBlocks("encodeAppend", blocks);
+    const { key, value, start } = tensors;
+    const shards = this.shard(tensors);
+    for (const [rank, block] of blocks.entries())
+      if (shards[rank]!.length > 0)
+        block.encodeAppend(target, { key, value, firstPosition: start, ranges: shards[rank]! });
+  }
+
+  async append(blocks: readonly KvBlock[], tensors: RingAppendTensors, options: RingRunOptions = {}): Promise<void> {
+    this.checkBlocks("append", blocks);
+    // Only before the first: a chunk that is begun is appended whole, or the ranks would not agree on what they hold.
+    options.signal?.throwIfAborted();
+    const { key, value, start } = tensors;
+    if (this.blockMemory === "gpu") {
+      await this.reserve(blocks, tensors);
+      const encoder = this.device.createCommandEncoder({ label: `${this.parts.label} append` });
+      this.encodeAppend(encoder, blocks, tensors);
+      this.device.queue.submit([encoder.finish()]);
+      return;
+    }
+    const shards = this.shard(tensors);
+    await Promise.all(
+      blocks.map((block, rank) => block.append({ key, value, firstPosition: start, ranges: shards[rank]! })),
+    );
+  }
+
+  async *run(tensors: RingTensors, options: RingRunOptions = {}): AsyncGenerator<RingStep> {
+    const where = "RingAttention.run";
+    this.checkUsable();
+    const { kernels, blockMemory, pageSize } = this.parts;
+    const batch = expectInteger(where, "batch", tensors.batch ?? 1);
+    const seqLen = expectInteger(where, "seqLen", tensors.seqLen);
+    const kvSeqLen = expectInteger(where, "kvSeqLen", tensors.kvSeqLen ?? seqLen);
+    const queryStart = expectInteger(where, "queryStart", tensors.queryStart ?? 0, 0);
+    const kvStart = expectInteger(where, "kvStart", tensors.kvStart ?? 0, 0);
+    const { resolved } = kernels;
+    for (const name of ["querySegments", "kvSegments"] as const)
+      if (resolved.hasSegments !== (tensors[name] !== undefined))
+        throw new ShapeError(`${where}: hasSegments is ${resolved.hasSegments}, got ${name} ${typeof tensors[name]}`);
+    if (tensors.querySegments) expectBytes(where, "querySegments", tensors.querySegments, batch * seqLen * 4);
+    if (tensors.kvSegments) expectBytes(where, "kvSegments", tensors.kvSegments, batch * kvSeqLen * 4);
+    const queries = { ...tensors, batch, seqLen, firstPosition: queryStart };
+    const sequence = { ...tensors, batch, kvSeqLen, firstPosition: kvStart };
+    const kvShards = this.shard({ start: kvStart, count: kvSeqLen });
+    yield* this.go(where, queries, options, false, async (workspace, encoder) => {
+      const made = await sequenceBlocks(kernels, workspace, blockMemory, pageSize, sequence, kvShards);
+      made.encodeGather(encoder());
+      return made.blocks;
+    });
+  }
+
+  async *attend(tensors: RingAttendTensors, options: RingRunOptions = {}): AsyncGenerator<RingStep> {
+    const where = "RingAttention.attend";
+    this.checkBlocks(where, tensors.blocks);
+    this.checkPlain(where);
+    const seqLen = expectInteger(where, "count", tensors.count);
+    const firstPosition = expectInteger(where, "start", tensors.start, 0);
+    const { query, output, lse, sinks, blocks } = tensors;
+    this.checkNotEmpty(where, blocks);
+    const queries = { query, output, lse, sinks, batch: 1, seqLen, firstPosition };
+    // A model's layers call this one after the other: they share the memory.
+    yield* this.go(where, queries, options, true, async () => blocks);
+  }
+
+  encodeDecode(target: CommandTarget, tensors: RingAttendTensors): void {
+    const where = "RingAttention.encodeDecode";
+    this.checkDecode(where, tensors);
+    encodeDecodeFromPages(where, this.parts.kernels, this.parts.decodeStates, target, tensors);
+  }
+
+  async decode(tensors: RingAttendTensors, options: RingRunOptions = {}): Promise<void> {
+    const where = "RingAttention.decode";
+    this.checkDecode(where, tensors);
+    const signal = this.signalWith(options.signal);
+    signal.throwIfAborted();
+    const workspace = this.workspaces.take();
+    try {
+      const states = await decodeStatesIn(workspace, this.parts.decodeStates);
+      const pass = this.parts.transport.beginPass(this.worldSize, signal);
+      await decodeFromPages(this.parts.kernels, states, pass, tensors, signal);
+    } finally {
+      this.workspaces.give(workspace, !this.life.signal.aborted);
+    }
+  }
+
+  memory(): MemoryUse[] {
+    const ledger = ledgerOf(this.device);
+    return Array.from({ length: this.worldSize }, (_, rank) => ledger.of(rank));
+  }
+
+  destroy(): void {
+    if (this.life.signal.aborted) return;
+    this.life.abort(new DestroyedError(`${this.parts.label}: this ring attention was destroyed`));
+    this.workspaces.destroy();
+    for (const part of this.parts.made) part.destroy();
+  }
+
+  [Symbol.dispose](): void {
+    this.destroy();
+  }
+
+  /** Shards the queries, turns the ring once and writes the results. */
+  private async *go(
+    where: string,
+    queries: QueryTensors,
+    options: RingRunOptions,
+    keepWorkspace: boolean,
+    makeBlocks: (workspace: Workspace, encoder: () => GPUCommandEncoder) => Promise<readonly RingBlock[]>,
+  ): AsyncGenerator<RingStep> {
+    const { kernels, transport, label } = this.parts;
+    const { heads, headDim, valueDim, bytesPerElement, hasSinks } = kernels.resolved;
+    const rows = queries.batch * queries.seqLen * heads;
+    expectBytes(where, "query", queries.query, rows * headDim * bytesPerElement);
+    expectBytes(where, "output", queries.output, rows * valueDim * bytesPerElement);
+    if (queries.lse) expectBytes(where, "lse", queries.lse, rows * 4);
+    if (hasSinks !== (queries.sinks !== undefined))
+      throw new ShapeError(`${where}: hasSinks is ${hasSinks}, got sinks ${typeof queries.sinks}`);
+    const signal = this.signalWith(options.signal);
+    signal.throwIfAborted();
+    const workspace = this.workspaces.take();
+    try {
+      const pacer = new Pacer(this.device, this.pace, signal, label);
+      const shardRanges = this.shard({ start: queries.firstPosition, count: queries.seqLen });
+      const shards = await QueryShard.createAll(kernels, workspace, queries, shardRanges);
+      const blocks = await makeBlocks(workspace, () => pacer.encoder);
+      signal.throwIfAborted();
+      for (const shard of shards) shard.encodeGather(pacer.encoder);
+      const pass = transport.beginPass(this.worldSize, signal);
+      yield* turn(pass, this.worldSize, shards, blocks, pacer);
+      const anyPage = blocks.flatMap((block) => block.pages).find((page) => page.count > 0)!;
+      for (const shard of shards) {
+        if (shard.hasUnmet) await meetPage(pass, shard, anyPage, pacer);
+        shard.encodeFinalize(pacer.encoder);
+      }
+      yield* pacer.drain();
+    } finally {
+      this.workspaces.give(workspace, keepWorkspace && !this.life.signal.aborted);
+    }
+  }
+
+  private signalWith(signal: AbortSignal | undefined): AbortSignal {
+    return signal ? AbortSignal.any([signal, this.life.signal]) : this.life.signal;
+  }
+
+  private checkUsable(): void {
+    this.life.signal.throwIfAborted();
+  }
+
+  private checkBlocks(where: string, blocks: readonly KvBlock[]): void {
+    this.checkUsable();
+    if (blocks.length === this.worldSize && blocks.every((block, rank) => block.kvRank === rank)) return;
+    throw new OptionError(
+      `${where}: expected ${this.worldSize} blocks, of rank 0 to ${this.worldSize - 1} in order, got ranks [${blocks.map((block) => block.kvRank).join(", ")}]`,
+    );
+  }
+
+  private checkNotEmpty(where: string, blocks: readonly KvBlock[]): void {
+    if (blocks.every((block) => block.tokenCount === 0))
+      throw new ShapeError(`${where}: expected blocks that hold at least one token, got ${blocks.length} empty ones`);
+  }
+
+  /** Masks given per call belong to whole sequences: blocks keep no segments, and know nothing of a mask's columns. */
+  private checkPlain(where: string): void {
+    const { mask, hasSegments, hasKvLengths } = this.parts.kernels.resolved;
+    if (mask === "none" && !hasSegments && !hasKvLengths) return;
+    throw new OptionError(
+      `${where}: expected a ring without mask, hasSegments and hasKvLengths (they are for run), got mask "${mask}", hasSegments ${hasSegments}, hasKvLengths ${hasKvLengths}`,
+    );
+  }
+
+  private checkDecode(where: string, tensors: RingAttendTensors): void {
+    this.checkBlocks(where, tensors.blocks);
+    this.checkPlain(where);
+    this.checkNotEmpty(where, tensors.blocks);
+    expectInteger(where, "start", tensors.start, 0);
+    expectInteger(where, "count", tensors.count, 1, this.parts.maxDecodeTokens);
+  }
+}
