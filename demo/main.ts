@@ -1,0 +1,122 @@
+/** The demo page: binds the form to a session. */
+import { needleText } from "../src/index.ts";
+import { bindDrop } from "./controls/drop.ts";
+import { FolderPicker } from "./controls/folder-picker.ts";
+import {
+  applyUrl,
+  bindForm,
+  numberOf,
+  readNeedle,
+  readRing,
+  readSampling,
+  setControl,
+  textOf,
+} from "./controls/settings.ts";
+import { TextPicker } from "./controls/text-picker.ts";
+import { byId } from "./dom.ts";
+import { formatLength } from "./format.ts";
+import type { ModelChoice, TextChoice } from "./protocol.ts";
+import { Session } from "./session.ts";
+
+const folder = new FolderPicker();
+const text = new TextPicker();
+const session = new Session((kind) => (kind === "run" ? run() : runNeedle()));
+
+/** The model that is chosen, or undefined (and the page says so) where its name or folder is missing. */
+function readModel(): ModelChoice | undefined {
+  switch (textOf("model")) {
+    case "hub": {
+      const id = textOf("modelId").trim();
+      if (id) return { kind: "hub", id, token: textOf("token").trim() || undefined };
+      session.fail({ name: "InputError", message: "no model id is given yet (owner/name, as on huggingface.co)" });
+      return undefined;
+    }
+    case "folder":
+      if (!folder.choice) session.fail({ name: "InputError", message: "no model folder is chosen yet" });
+      return folder.choice;
+    default:
+      return { kind: "default", url: new URL("models/default/", document.baseURI).href };
+  }
+}
+
+function readText(): TextChoice {
+  if (textOf("text") === "own") return { kind: "own", ...text.choice };
+  return {
+    kind: "generated",
+    length: numberOf("length"),
+    depth: numberOf("depth"),
+    seed: Math.round(numberOf("seed")),
+  };
+}
+
+function run(): void {
+  if (session.isBusy) return;
+  const model = readModel();
+  if (!model) return;
+  session.run({ model, text: readText(), question: textOf("question"), ring: readRing(), sampling: readSampling() });
+}
+
+function runNeedle(): void {
+  if (session.isBusy) return;
+  const model = readModel();
+  if (model) session.runNeedle({ model, ring: readRing(), ...readNeedle() });
+}
+
+/** The words around the question field: what an empty one means, and what this kind of model makes of it. */
+function describeQuestion(): void {
+  const isOwn = textOf("text") === "own";
+  const isDefault = textOf("model") === "default";
+  const field = byId<HTMLFormElement>("controls").elements.namedItem("question") as HTMLTextAreaElement;
+  const { question } = needleText({ length: 256, depth: 50, seed: Math.round(numberOf("seed")) });
+  field.placeholder = isOwn ? "" : `${question.trim().split("\n").at(-1)} …`;
+  byId("question-label").textContent = isOwn && isDefault ? "Beginning of a passage" : "Question";
+  byId("question-note").textContent = isOwn
+    ? isDefault
+      ? "Type 20 letters or more just as they stand in your text: the default model goes on from there."
+      : "Goes after your text. Chat models get both as one message."
+    : "Left empty, the needle is asked for.";
+}
+
+/** What the button will do, in one sentence. */
+function describeRun(): void {
+  const ranks = Math.round(numberOf("worldSize"));
+  const split = ranks === 1 ? "on one rank" : `split over ${ranks} ranks`;
+  session.invite(
+    textOf("text") === "own"
+      ? `Your text will be read ${split}, and your question answered from it.`
+      : `A lighthouse keeper’s log of ${formatLength(numberOf("length"))} tokens hides one odd line, ${numberOf("depth")}% of the way in. It will be read ${split}, and asked for that line.`,
+  );
+}
+
+let previewed = "";
+bindForm(() => {
+  describeQuestion();
+  describeRun();
+  const ring = readRing();
+  if (session.isBusy || previewed === String(ring.worldSize)) return;
+  previewed = String(ring.worldSize);
+  session.preview(ring);
+});
+bindDrop(folder, text, (error) => session.fail({ name: error.name, message: error.message }));
+
+byId("controls").addEventListener("submit", (event) => {
+  event.preventDefault();
+  run();
+});
+byId("needle-controls").addEventListener("submit", (event) => {
+  event.preventDefault();
+  runNeedle();
+});
+byId("stop").addEventListener("click", () => session.stop());
+addEventListener("keydown", (event) => event.key === "Escape" && session.isBusy && session.stop());
+byId("suggest-model").addEventListener("click", () => {
+  setControl("modelId", "HuggingFaceTB/SmolLM2-135M-Instruct");
+  setControl("model", "hub");
+  (byId<HTMLFormElement>("controls").elements.namedItem("modelId") as HTMLInputElement).focus();
+});
+
+const parameters = new URLSearchParams(location.search);
+applyUrl(parameters);
+session.hello();
+if (parameters.get("autorun") === "needle") runNeedle();
+else if (parameters.has("autorun") && parameters.get("autorun") !== "0") run();

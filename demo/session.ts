@@ -1,0 +1,273 @@
+/** One run at a time: sends jobs to the engine, and every event it answers with to the views it belongs to. */
+import { Automation, type DemoResult, type DemoState } from "./automation.ts";
+import { byId } from "./dom.ts";
+import { EngineClient } from "./engine-client.ts";
+import { explainError } from "./explain-error.ts";
+import { formatCount, formatFigure, formatLength, formatSeconds } from "./format.ts";
+import type { EngineError, EngineEvent, NeedleCell, NeedleJob, RingChoice, RunJob } from "./protocol.ts";
+import { AnswerView } from "./views/answer-view.ts";
+import { ErrorView } from "./views/error-view.ts";
+import { FiguresView } from "./views/figures-view.ts";
+import { MemoryView } from "./views/memory-view.ts";
+import { NeedleGrid } from "./views/needle-grid.ts";
+import { RingView } from "./views/ring-view.ts";
+import { StatusView } from "./views/status-view.ts";
+import { TimelineView } from "./views/timeline-view.ts";
+
+/** Events that belong to a job. */
+type JobEvent = Extract<EngineEvent, { id: number }>;
+
+const isBusyState = (state: DemoState) => ["loading", "prefill", "answering", "needle"].includes(state);
+
+/** The page's one session. `again` starts what failed once more, from the inputs as they stand then. */
+export class Session {
+  private readonly client = new EngineClient((event) => this.receive(event));
+  private readonly automation = new Automation();
+  private readonly answer = new AnswerView();
+  private readonly status = new StatusView();
+  private readonly ring = new RingView();
+  private readonly timeline = new TimelineView();
+  private readonly memory = new MemoryView();
+  private readonly figures = new FiguresView();
+  private readonly needleGrid = new NeedleGrid();
+  private readonly errors = new ErrorView(() => this.again(this.kind));
+  private state: DemoState = "idle";
+  private kind: "run" | "needle" = "run";
+  private needle = "";
+  private cells: NeedleCell[] = [];
+  private startMs = 0;
+  private facts: Pick<DemoResult, "expected" | "modelName" | "adapterName"> = {};
+
+  constructor(private readonly again: (kind: "run" | "needle") => void) {}
+
+  get isBusy(): boolean {
+    return isBusyState(this.state);
+  }
+
+  /** Looks for a GPU, so that a missing one is told before anyone presses a button. */
+  hello(): void {
+    const error = missingWebGpu();
+    if (error) this.deviceFailed(error);
+    else this.client.hello();
+  }
+
+  /** What the next run will do, shown until the first one. */
+  invite(text: string): void {
+    this.answer.invite(text);
+  }
+
+  /** The ring as it would be, while nothing runs. */
+  preview(ring: RingChoice): void {
+    this.ring.reset(ring.worldSize);
+    this.timeline.reset(ring.worldSize);
+    this.memory.reset(ring.worldSize);
+  }
+
+  run(job: RunJob): void {
+    if (!this.begin("run", job.ring)) return;
+    this.answer.reset();
+    this.figures.reset();
+    this.client.run(job);
+  }
+
+  runNeedle(job: NeedleJob): void {
+    if (!this.begin("needle", job.ring)) return;
+    this.cells = [];
+    this.needleGrid.begin(job.lengths, job.depths);
+    this.client.needle(job);
+  }
+
+  stop(): void {
+    this.client.stop();
+  }
+
+  /** An error from the page itself (a file that could not be read, nothing to run). */
+  fail(error: EngineError): void {
+    const explanation = explainError(error);
+    this.errors.show(explanation);
+    if (this.isBusy) return;
+    this.status.say(explanation.title, 0);
+    this.end({ state: "failed", error: { ...explanation, ...error } });
+  }
+
+  private begin(kind: "run" | "needle", ring: RingChoice): boolean {
+    if (this.isBusy) return false;
+    this.automation.begin();
+    this.kind = kind;
+    this.facts = { adapterName: this.facts.adapterName };
+    const error = missingWebGpu();
+    if (error) {
+      this.fail(error);
+      return false;
+    }
+    this.errors.hide();
+    this.preview(ring);
+    this.startMs = performance.now();
+    this.setState("loading");
+    this.status.say("Starting the engine", undefined);
+    this.showStage(kind);
+    return true;
+  }
+
+  /** On a phone the form fills the screen: what the button started is brought into view. */
+  private showStage(kind: "run" | "needle"): void {
+    const heading = byId(kind === "run" ? "answer-heading" : "needle-heading");
+    const { top } = heading.getBoundingClientRect();
+    if (top < 0 || top > innerHeight * 0.8) heading.scrollIntoView({ block: "start" });
+  }
+
+  private setState(state: DemoState): void {
+    this.state = state;
+    this.automation.setState(state);
+    const isBusy = isBusyState(state);
+    const run = byId<HTMLButtonElement>("run");
+    const stop = byId<HTMLButtonElement>("stop");
+    const hadFocus = document.activeElement === stop || document.activeElement === run;
+    stop.disabled = !isBusy;
+    run.disabled = byId<HTMLButtonElement>("needle-run").disabled = isBusy;
+    // A disabled button drops the focus: it goes to the one that has become useful.
+    if (hadFocus) (isBusy ? stop : run).focus({ preventScroll: true });
+  }
+
+  private receive(event: EngineEvent): void {
+    if (event.type === "device") this.deviceReady(event);
+    else if (event.type === "deviceFailed") this.deviceFailed(event.error);
+    else this.receiveOfJob(event);
+  }
+
+  private receiveOfJob(event: JobEvent): void {
+    switch (event.type) {
+      case "load":
+        this.status.load(event.progress);
+        return;
+      case "model":
+        this.facts.modelName = event.model.name;
+        if (this.kind === "run") this.status.say("Preparing the text", undefined);
+        return;
+      case "prompt":
+        this.facts.expected = event.expected;
+        this.setState("prefill");
+        this.answer.ask(event.question, event.expected);
+        return;
+      case "progress":
+        this.progress(event);
+        return;
+      case "piece":
+        this.piece(event);
+        return;
+      case "cellStart":
+        if (this.state !== "needle") this.setState("needle");
+        this.needle = `${formatLength(event.length)} tokens, depth ${event.depth}%`;
+        this.status.say(`Needle test: ${this.needle}`, 0);
+        this.needleGrid.start(event.length, event.depth);
+        return;
+      case "cell":
+        this.cells.push(event.cell);
+        this.needleGrid.set(event.cell);
+        return;
+      case "done":
+        this.done(event);
+        return;
+      case "needleDone":
+        this.status.say(
+          `Needle test done: ${this.cells.filter((cell) => cell.isFound).length} of ${this.cells.length} found.`,
+          1,
+        );
+        this.needleGrid.end(true);
+        this.end({ state: "done" });
+        return;
+      case "stopped":
+        this.status.say("Stopped.", 0);
+        this.answer.stop();
+        if (this.kind === "needle") this.needleGrid.end(false);
+        this.end({ state: "stopped" });
+        return;
+      case "failed":
+        this.jobFailed(event.error);
+        return;
+    }
+  }
+
+  private progress(event: Extract<JobEvent, { type: "progress" }>): void {
+    const { prefill, turns, memory } = event;
+    if (prefill) {
+      this.automation.progress(prefill);
+      this.ring.setRead(prefill.totalTokens > 0 ? prefill.doneTokens / prefill.totalTokens : 0);
+      if (this.kind === "run") this.figures.set("prompt", formatCount(prefill.totalTokens));
+      if (prefill.tokensPerSecond > 0) this.figures.set("prefill", formatFigure(prefill.tokensPerSecond));
+      if (this.state === "prefill") this.status.prefill(prefill);
+      else if (this.state === "needle") this.status.prefill(prefill, `Needle test: ${this.needle}`);
+    }
+    this.timeline.add(turns);
+    // Of the layers that came together, the one whose blocks met most: sliding windows skip nearly every step.
+    const met = (turn: (typeof turns)[number]) => turn.steps.filter((step) => !step.isSkipped).length;
+    const turn = [...turns].sort((a, b) => met(b) - met(a))[0];
+    if (turn && this.state !== "answering") this.ring.play(turn);
+    this.memory.show(memory);
+    this.figures.setMemory(memory);
+  }
+
+  private piece(event: Extract<JobEvent, { type: "piece" }>): void {
+    if (this.state !== "answering") {
+      this.setState("answering");
+      this.figures.set("firstToken", formatSeconds((performance.now() - this.startMs) / 1000));
+      this.ring.setRead(1);
+      this.ring.decode();
+    }
+    this.answer.add(event.text);
+    this.automation.piece(event.text);
+    this.status.answering(event.newTokens, event.tokensPerSecond);
+    if (event.tokensPerSecond > 0) this.figures.set("decode", formatFigure(event.tokensPerSecond));
+  }
+
+  private done({ statistics }: Extract<JobEvent, { type: "done" }>): void {
+    this.answer.finish();
+    this.figures.finish(statistics);
+    const seconds = formatSeconds((performance.now() - this.startMs) / 1000);
+    const why =
+      statistics.stopReason === "maxNewTokens" ? "the most new tokens are reached" : "the model ended its answer";
+    this.status.say("Done.", 1, `${formatCount(statistics.newTokens)} new tokens, ${seconds} in all; ${why}`);
+    this.end({ state: "done", statistics, found: this.answer.isFound() });
+  }
+
+  private jobFailed(error: EngineError): void {
+    // A lost device leaves nothing behind that could be used: worker, device and model start anew.
+    if (error.name === "DeviceLostError") this.client.discard();
+    this.answer.stop();
+    if (this.kind === "needle") this.needleGrid.end(false);
+    const explanation = explainError(error);
+    this.status.say(explanation.title, 0);
+    this.end({ state: "failed", error: { ...explanation, ...error } });
+    this.errors.show(explanation);
+  }
+
+  private end(result: Omit<DemoResult, "answer">): void {
+    this.setState(result.state);
+    this.ring.finish(result.state === "done" ? "at rest" : result.state);
+    const cells = this.kind === "needle" ? { cells: this.cells } : {};
+    this.automation.end({ answer: this.kind === "run" ? this.answer.text : "", ...this.facts, ...cells, ...result });
+  }
+
+  private deviceReady({ device }: Extract<EngineEvent, { type: "device" }>): void {
+    this.facts.adapterName = device.adapterName;
+    const badge = byId("adapter");
+    badge.dataset.kind = device.isCpu ? "slow" : "ok";
+    badge.textContent = device.isCpu ? "No GPU: computing on the processor, slowly" : `GPU: ${device.adapterName}`;
+    badge.title = device.adapterName;
+  }
+
+  private deviceFailed(error: EngineError): void {
+    const badge = byId("adapter");
+    badge.dataset.kind = "none";
+    badge.textContent = "No GPU";
+    // While a job runs it hears of the same failure itself.
+    if (!this.isBusy) this.errors.show(explainError(error));
+  }
+}
+
+/** Why there can be no WebGPU here, before any worker is asked. */
+function missingWebGpu(): EngineError | undefined {
+  if (!isSecureContext) return { name: "InsecurePageError", message: location.origin };
+  if (navigator.gpu) return undefined;
+  return { name: "UnsupportedDeviceError", message: "this browser has no WebGPU" };
+}
