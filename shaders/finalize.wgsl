@@ -11,12 +11,13 @@ const LANES_E: u32 = VALUE_DIM / LANE;
 @compute @workgroup_size(WORKGROUP_SIZE)
 fn main(@builtin(global_invocation_id) id: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>) {
   let index = id.y * groups.x * WORKGROUP_SIZE + id.x;
-  if (index >= params.batch * HEADS * params.seq_len * LANES_E) { return; }
+  let heads = params.kv_heads * GROUP;
+  if (index >= params.batch * heads * params.seq_len * LANES_E) { return; }
   let lane = index % LANES_E;
-  let row = index / LANES_E;
-  let t = row % params.seq_len;
-  let h = row / params.seq_len % HEADS;
-  let b = row / params.seq_len / HEADS;
+  let t = index / LANES_E % params.seq_len;
+  let h = index / LANES_E / params.seq_len % heads;
+  let b = index / LANES_E / params.seq_len / heads;
+  let row = (b * HEADS + h) * params.seq_len + t;
 
   // k_* strides are those of acc in a part.
   let acc_at = params.k_skip + b * params.k_batch + t * params.k_token + h * params.k_head + lane * LANE;
@@ -38,7 +39,7 @@ fn main(@builtin(global_invocation_id) id: vec3<u32>, @builtin(num_workgroups) g
   }
   let seen = sum > 0.0;
   if (lane == 0u && params.has_lse != 0u) {
-    lse[params.lse_skip + row] = select(params.negative_infinity, (top + log2(max(sum, 1.0e-37))) * LN_2, seen);
+    lse[params.lse_skip + b * params.lse_batch + h * params.lse_head + t] = select(params.negative_infinity, (top + log2(max(sum, 1.0e-37))) * LN_2, seen);
   }
   let at = params.o_skip + b * params.o_batch + t * params.o_token + h * params.o_head + lane * LANE;
   output[at / LANE] = Lane(select(Wide(), acc / max(sum, 1.0e-37), seen));

@@ -31,8 +31,9 @@ struct AttentionParams {
   q_segment_skip: u32, kv_segment_skip: u32, length_skip: u32, sink_skip: u32,
   mask_batch: u32, mask_head: u32, mask_row: u32, mask_column: u32,
   mask_rows: u32, mask_columns: u32, mask_kv_origin: u32, mask_skip: u32,
-  // mask_from_first: the mask's first row belongs to the first query of the batch entry.
-  mask_q_origin: u32, mask_from_first: u32, kv_heads: u32, unused: u32,
+  // mask_from_first: the mask's first row is that of query mask_first (which wraps below 0 in a piece of a call).
+  mask_q_origin: u32, mask_from_first: u32, mask_first: u32, kv_heads: u32,
+  lse_batch: u32, lse_head: u32,
   // Scores times score_scale are in base 2, or with softcap the argument of tanh; then times softcap_scale.
   score_scale: f32, softcap_scale: f32,
 }

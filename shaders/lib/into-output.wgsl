@@ -14,7 +14,7 @@ fn end_row(split: u32, b: u32, h: u32, t: u32, row_max: f32, row_sum: f32) -> f3
   let acc_weight = weight(row_max, top);
   let sum = row_sum * acc_weight + weight(sink, top);
   if (params.has_lse != 0u) {
-    lse[params.lse_skip + (b * HEADS + h) * params.seq_len + t] =
+    lse[params.lse_skip + b * params.lse_batch + h * params.lse_head + t] =
       select((top + log2(max(sum, 1.0e-37))) * LN_2, params.negative_infinity, sum <= 0.0);
   }
   return select(acc_weight / max(sum, 1.0e-37), 0.0, sum <= 0.0);

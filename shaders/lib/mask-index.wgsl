@@ -6,7 +6,7 @@ const OUTSIDE_MASK: u32 = 0xffffffffu;
 
 fn mask_index(b: u32, h: u32, t: u32, s: u32) -> u32 {
   var origin = params.mask_q_origin;
-  if (params.mask_from_first != 0u) { origin = query_position(b, 0u); }
+  if (params.mask_from_first != 0u) { origin = query_position(b, params.mask_first); }
   let row = query_position(b, t) - origin;
   let column = kv_position(b, s) - params.mask_kv_origin;
   if (row >= params.mask_rows || column >= params.mask_columns) { return OUTSIDE_MASK; }

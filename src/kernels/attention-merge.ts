@@ -3,10 +3,10 @@ import { OptionError, ShapeError } from "../errors.ts";
 import { type BufferSource, viewOf } from "../gpu/buffers.ts";
 import { type CommandTarget, dispatch, placeholder, spreadWorkgroups, uniforms } from "../gpu/dispatch.ts";
 import { type BindingKind, getKernel, type Kernel } from "../gpu/pipeline.ts";
-import { specialize } from "../gpu/specialize.ts";
-import { expectInteger, formatShape } from "../shape.ts";
+import { type KernelSource, specialize } from "../gpu/specialize.ts";
+import { expectInteger } from "../shape.ts";
 import { type ResolvedAttention, stateKnobs, usesVec4 } from "./attention-options.ts";
-import { type AttentionFields, bindTensor, packFields, stridesOf } from "./attention-params.ts";
+import { type AttentionFields, type BoundTensor, bindTensor, packFields, stridesOf } from "./attention-params.ts";
 import { ATTENTION_LIB, FINALIZE, MERGE } from "./sources.ts";
 
 /** Sizes of a state: acc `[B, T, H, E]` (or `[B, H, T, E]`), then rowMax `[B, H, T]` (base 2), then rowSum `[B, H, T]`. */
@@ -56,10 +56,42 @@ export interface MergeTensors {
   sinks?: BufferSource;
 }
 
+/** States on the GPU, as {@link AttentionMerger.encodeOutput} takes them. */
+export interface BoundStates {
+  states: BoundTensor;
+  parts: number;
+  /** f32 elements from one part to the next. */
+  partStride: number;
+  batch: number;
+  seqLen: number;
+  /** K/V heads that count, from the first. */
+  kvHeads: number;
+}
+
+/** Where {@link AttentionMerger.encodeOutput} writes: bindings, and the o_* and lse_* fields. */
+export interface BoundOutput {
+  output: GPUBufferBinding;
+  lse: GPUBuffer | GPUBufferBinding;
+  sinks: GPUBuffer | GPUBufferBinding | null;
+  fields: AttentionFields;
+}
+
 /** The compiled finalize and merge kernels of one set of options. */
 export interface AttentionMerger {
   encodeFinalize(target: CommandTarget, tensors: FinalizeTensors): void;
   encodeMerge(target: CommandTarget, tensors: MergeTensors): void;
+  /** Parts -> output and lse, with everything bound already. */
+  encodeOutput(target: CommandTarget, from: BoundStates, to: BoundOutput): void;
+  /** Parts -> one state, with everything bound already. */
+  encodeState(target: CommandTarget, from: BoundStates, to: StatePlace, keepInto: boolean): void;
+}
+
+/** Where a state lies: its binding, and the fields that say where acc, rowMax and rowSum begin. */
+export interface StatePlace {
+  binding: GPUBufferBinding;
+  oSkip: number;
+  maxSkip: number;
+  sumSkip: number;
 }
 
 const WORKGROUP_SIZE = 64;
@@ -70,7 +102,7 @@ export async function createAttentionMerger(device: GPUDevice, resolved: Resolve
   const lanes = usesVec4(resolved) ? lib.lanesVec4 : lib.lanesScalar;
   const base = [lib.params, lanes, lib.weight];
   const sinks: BindingKind | null = resolved.hasSinks ? "read" : null;
-  const compile = (kernel: typeof FINALIZE, extra: (typeof lib.sinks)[], bindings: (BindingKind | null)[]) =>
+  const compile = (kernel: KernelSource, extra: KernelSource[], bindings: (BindingKind | null)[]) =>
     getKernel(device, {
       label: `${kernel.file} ${resolved.label}`,
       source: specialize({ ...kernel, lib: [...base, ...extra] }, { ...stateKnobs(resolved), WORKGROUP_SIZE }),
@@ -84,102 +116,111 @@ export async function createAttentionMerger(device: GPUDevice, resolved: Resolve
     ),
     compile(MERGE, [], ["uniform", "read", null, null, null, null, "read-write"]),
   ]);
-  return {
-    encodeFinalize(target, tensors) {
-      const { state, output, lse, batch, seqLen } = tensors;
-      const call = { states: state, parts: 1, partByteStride: 0, batch, seqLen, output, lse, sinks: tensors.sinks };
-      encodeParts("encodeFinalize", device, finalize, merge, resolved, target, call);
-    },
-    encodeMerge(target, tensors) {
-      encodeParts("encodeMerge", device, finalize, merge, resolved, target, tensors);
-    },
-  };
+  return new Merger(device, resolved, finalize, merge);
 }
 
-function encodeParts(
-  where: string,
-  device: GPUDevice,
-  finalize: Kernel,
-  merge: Kernel,
-  resolved: ResolvedAttention,
-  target: CommandTarget,
-  tensors: MergeTensors,
-): void {
-  const batch = expectInteger(where, "batch", tensors.batch);
-  const seqLen = expectInteger(where, "seqLen", tensors.seqLen);
-  const parts = expectInteger(where, "parts", tensors.parts);
-  const stride = expectInteger(where, "partByteStride", tensors.partByteStride, 0) / 4;
-  const sizes = stateElements(resolved, batch, seqLen);
-  if (parts > 1 && (!Number.isInteger(stride) || stride < sizes.total))
-    throw new OptionError(
-      `${where}: expected partByteStride to be a multiple of 4 of at least ${sizes.total * 4}, got ${tensors.partByteStride}`,
-    );
-  const elements = stride * (parts - 1) + sizes.total;
-  const states = bindTensor(device, where, tensors.states, {
-    name: "states",
-    shape: [parts, sizes.total],
-    elements,
-    bytesPerElement: 4,
-  });
-  const from = stateFields(resolved, batch, seqLen, states.skip);
-  const shared: AttentionFields = {
-    ...{ batch, seqLen, splits: parts, splitStride: stride, maxSkip: from.maxSkip, sumSkip: from.sumSkip },
-    ...{ kBatch: from.strides.batch, kToken: from.strides.token, kHead: from.strides.head, kSkip: from.skip },
-  };
-  if (!tensors.output === !tensors.into)
-    throw new ShapeError(`${where}: expected either output or into, got ${tensors.output ? "both" : "neither"}`);
-  if (tensors.into) {
-    if (viewOf(tensors.into).buffer === viewOf(tensors.states).buffer)
-      throw new OptionError(`${where}: into must lie in another buffer than states`);
-    const into = bindTensor(device, where, tensors.into, { name: "into", shape: [sizes.total], bytesPerElement: 4 });
-    const to = stateFields(resolved, batch, seqLen, into.skip);
-    const fields = {
-      ...shared,
-      isFirst: tensors.keepInto ? 0 : 1,
-      qSkip: to.skip,
-      oSkip: to.maxSkip,
-      lseSkip: to.sumSkip,
-    };
-    dispatch(device, target, {
-      kernel: merge,
-      bindings: [uniforms(device, packFields(fields)), states.binding, null, null, null, null, into.binding],
-      workgroups: spreadWorkgroups(device, Math.ceil(sizes.rows / WORKGROUP_SIZE)),
-    });
-    return;
+class Merger implements AttentionMerger {
+  constructor(
+    private readonly device: GPUDevice,
+    private readonly resolved: ResolvedAttention,
+    private readonly finalize: Kernel,
+    private readonly merge: Kernel,
+  ) {}
+
+  encodeFinalize(target: CommandTarget, tensors: FinalizeTensors): void {
+    const { state, ...rest } = tensors;
+    this.encode("encodeFinalize", target, { ...rest, states: state, parts: 1, partByteStride: 0 });
   }
-  const { heads, valueDim, hasSinks } = resolved;
-  const outputShape = resolved.layout === "bthd" ? [batch, seqLen, heads, valueDim] : [batch, heads, seqLen, valueDim];
-  const lanes = usesVec4(resolved) ? 4 : 1;
-  const output = bindTensor(device, where, tensors.output, {
-    name: "output",
-    shape: outputShape,
-    bytesPerElement: resolved.bytesPerElement,
-    multipleOf: lanes,
-  });
-  const lse =
-    tensors.lse &&
-    bindTensor(device, where, tensors.lse, { name: "lse", shape: [batch, heads, seqLen], bytesPerElement: 4 });
-  if (!hasSinks && tensors.sinks)
-    throw new ShapeError(`${where}: got sinks ${formatShape([heads])}, but the attention was created without hasSinks`);
-  const sinks = hasSinks
-    ? bindTensor(device, where, tensors.sinks, { name: "sinks", shape: [heads], bytesPerElement: 4 })
-    : undefined;
-  const fields: AttentionFields = {
-    ...shared,
-    ...{ oBatch: from.strides.batch, oToken: from.strides.token, oHead: from.strides.head, oSkip: output.skip },
-    ...{ lseSkip: lse?.skip ?? 0, hasLse: lse ? 1 : 0, sinkSkip: sinks?.skip ?? 0 },
-  };
-  dispatch(device, target, {
-    kernel: finalize,
-    bindings: [
-      uniforms(device, packFields(fields)),
-      states.binding,
-      ...[null, null],
-      output.binding,
-      lse?.binding ?? placeholder(device, "lse"),
-      ...Array(7).fill(null),
-      sinks?.binding ?? null,
-    ],
-    workgroups: spreadWorkgroups(device, Math.ceil(sizes.acc / lanes / WORKGROUP_SIZE)),
-  });
+
+  encodeMerge(target: CommandTarget, tensors: MergeTensors): void {
+    this.encode("encodeMerge", target, tensors);
+  }
+
+  private encode(where: string, target: CommandTarget, tensors: MergeTensors): void {
+    const { device, resolved } = this;
+    const { heads, kvHeads, valueDim, layout } = resolved;
+    const batch = expectInteger(where, "batch", tensors.batch);
+    const seqLen = expectInteger(where, "seqLen", tensors.seqLen);
+    const parts = expectInteger(where, "parts", tensors.parts);
+    const partStride = expectInteger(where, "partByteStride", tensors.partByteStride, 0) / 4;
+    const sizes = stateElements(resolved, batch, seqLen);
+    if (parts > 1 && (!Number.isInteger(partStride) || partStride < sizes.total))
+      throw new OptionError(
+        `${where}: expected partByteStride to be a multiple of 4 of at least ${sizes.total * 4}, got ${tensors.partByteStride}`,
+      );
+    const f32 = (name: string, source: BufferSource | undefined, shape: number[], elements?: number) =>
+      bindTensor(device, where, source, { name, shape, elements, bytesPerElement: 4 });
+    const states = f32("states", tensors.states, [parts, sizes.total], partStride * (parts - 1) + sizes.total);
+    const from = { states, parts, partStride, batch, seqLen, kvHeads };
+    if (!tensors.output === !tensors.into)
+      throw new ShapeError(`${where}: expected either output or into, got ${tensors.output ? "both" : "neither"}`);
+    if (tensors.into) {
+      if (viewOf(tensors.into).buffer === viewOf(tensors.states).buffer)
+        throw new OptionError(`${where}: expected into and states to lie in different buffers, got one`);
+      const { binding, skip } = f32("into", tensors.into, [sizes.total]);
+      const to = { binding, oSkip: skip, maxSkip: skip + sizes.maxSkip, sumSkip: skip + sizes.sumSkip };
+      this.encodeState(target, from, to, tensors.keepInto ?? false);
+      return;
+    }
+    const output = bindTensor(device, where, tensors.output, {
+      name: "output",
+      shape: layout === "bthd" ? [batch, seqLen, heads, valueDim] : [batch, heads, seqLen, valueDim],
+      bytesPerElement: resolved.bytesPerElement,
+      multipleOf: usesVec4(resolved) ? 4 : 1,
+    });
+    const lse = tensors.lse && f32("lse", tensors.lse, [batch, heads, seqLen]);
+    if (!resolved.hasSinks && tensors.sinks)
+      throw new ShapeError(`${where}: got sinks, but the attention was created without hasSinks`);
+    const sinks = resolved.hasSinks ? f32("sinks", tensors.sinks, [heads]) : undefined;
+    const strides = stridesOf(layout, seqLen, heads, valueDim);
+    this.encodeOutput(target, from, {
+      output: output.binding,
+      lse: lse?.binding ?? placeholder(device, "lse"),
+      sinks: sinks?.binding ?? null,
+      fields: {
+        ...{ oBatch: strides.batch, oToken: strides.token, oHead: strides.head, oSkip: output.skip },
+        ...{ lseSkip: lse?.skip ?? 0, hasLse: lse ? 1 : 0, lseBatch: heads * seqLen, lseHead: seqLen },
+        sinkSkip: sinks?.skip ?? 0,
+      },
+    });
+  }
+
+  encodeOutput(target: CommandTarget, from: BoundStates, to: BoundOutput): void {
+    const { device, resolved } = this;
+    const rows = from.batch * from.seqLen * from.kvHeads * resolved.group;
+    const lanes = (rows * resolved.valueDim) / (usesVec4(resolved) ? 4 : 1);
+    dispatch(device, target, {
+      kernel: this.finalize,
+      bindings: [
+        uniforms(device, packFields({ ...this.partFields(from), ...to.fields })),
+        ...[from.states.binding, null, null, to.output, to.lse],
+        ...Array(7).fill(null),
+        to.sinks,
+      ],
+      workgroups: spreadWorkgroups(device, Math.ceil(lanes / WORKGROUP_SIZE)),
+    });
+  }
+
+  encodeState(target: CommandTarget, from: BoundStates, to: StatePlace, keepInto: boolean): void {
+    const { device, resolved } = this;
+    // merge.wgsl reads the places of its target in fields that it has no other use for.
+    const places = { qSkip: to.oSkip, oSkip: to.maxSkip, lseSkip: to.sumSkip, isFirst: keepInto ? 0 : 1 };
+    const lanes = from.batch * from.seqLen * resolved.heads;
+    dispatch(device, target, {
+      kernel: this.merge,
+      bindings: [
+        uniforms(device, packFields({ ...this.partFields(from), ...places })),
+        ...[from.states.binding, null, null, null, null, to.binding],
+      ],
+      workgroups: spreadWorkgroups(device, Math.ceil(lanes / WORKGROUP_SIZE)),
+    });
+  }
+
+  private partFields({ states, parts, partStride, batch, seqLen, kvHeads }: BoundStates): AttentionFields {
+    const { strides, skip, maxSkip, sumSkip } = stateFields(this.resolved, batch, seqLen, states.skip);
+    return {
+      ...{ batch, seqLen, kvHeads, splits: parts, splitStride: partStride, maxSkip, sumSkip },
+      ...{ kBatch: strides.batch, kToken: strides.token, kHead: strides.head, kSkip: skip },
+    };
+  }
 }

@@ -58,8 +58,10 @@ const FIELDS = [
   "maskSkip",
   "maskQOrigin",
   "maskFromFirst",
+  "maskFirst",
   "kvHeads",
-  "unused",
+  "lseBatch",
+  "lseHead",
   "scoreScale",
   "softcapScale",
 ] as const;

@@ -109,13 +109,34 @@ export interface AttentionTensors {
   kvLengths?: BufferSource;
   /** f32 `[H]` */
   sinks?: BufferSource;
+  /** Keys and values before these: attention then meets past and new ones, and writes both to `present`. */
+  past?: AttentionPast;
+}
+
+/**
+ * Past keys and values, as the ONNX operator has them. `kvSeqLen` counts the new ones; positions, segments and lengths count
+ * past and new together, and queries are at positions from P on unless `queryPositions` says otherwise.
+ */
+export interface AttentionPast {
+  /** `[B, P, K, D]` (or `[B, K, P, D]`) */
+  key: BufferSource;
+  /** `[B, P, K, E]` (or `[B, K, P, E]`) */
+  value: BufferSource;
+  /** P, at least 1. */
+  seqLen: number;
+  /** Layout of past and present; the attention's own unless given. */
+  layout?: AttentionLayout;
+  /** `[B, P + S, K, D]` (or `[B, K, P + S, D]`): written. */
+  presentKey: BufferSource;
+  /** `[B, P + S, K, E]` (or `[B, K, P + S, E]`): written. */
+  presentValue: BufferSource;
 }
 
 /**
  * One ring step: the local queries meet one K/V block (or a part of one) and the state is updated. K/V here may be a page
  * of which only the first `kvSeqLen` tokens are filled: `kvCapacity` is then the token count that strides are made of.
  */
-export interface AttentionStepTensors extends Omit<AttentionTensors, "output" | "lse"> {
+export interface AttentionStepTensors extends Omit<AttentionTensors, "output" | "lse" | "past"> {
   /** See {@link AttentionStepper.stateByteLength}. */
   state: BufferSource;
   /** True for the first block that the state meets: what the state held before is ignored. */

@@ -1,7 +1,10 @@
 /** The only place that imports WGSL: each kernel file as text, by name. */
 import attention from "../../shaders/attention.wgsl?raw";
+import attentionVanilla from "../../shaders/attention-vanilla.wgsl?raw";
+import concatKv from "../../shaders/concat-kv.wgsl?raw";
 import copyTokens from "../../shaders/copy-tokens.wgsl?raw";
 import finalize from "../../shaders/finalize.wgsl?raw";
+import activation from "../../shaders/lib/activation.wgsl?raw";
 import attentionParams from "../../shaders/lib/attention-params.wgsl?raw";
 import intoOutput from "../../shaders/lib/into-output.wgsl?raw";
 import intoState from "../../shaders/lib/into-state.wgsl?raw";
@@ -13,6 +16,9 @@ import maskAdditive from "../../shaders/lib/mask-additive.wgsl?raw";
 import maskBoolean from "../../shaders/lib/mask-boolean.wgsl?raw";
 import maskIndex from "../../shaders/lib/mask-index.wgsl?raw";
 import maskNone from "../../shaders/lib/mask-none.wgsl?raw";
+import matmulGrouped from "../../shaders/lib/matmul-grouped.wgsl?raw";
+import matmulIo from "../../shaders/lib/matmul-io.wgsl?raw";
+import matmulOdd from "../../shaders/lib/matmul-odd.wgsl?raw";
 import positions from "../../shaders/lib/positions.wgsl?raw";
 import score from "../../shaders/lib/score.wgsl?raw";
 import segments from "../../shaders/lib/segments.wgsl?raw";
@@ -20,11 +26,19 @@ import segmentsNone from "../../shaders/lib/segments-none.wgsl?raw";
 import sinks from "../../shaders/lib/sinks.wgsl?raw";
 import sinksNone from "../../shaders/lib/sinks-none.wgsl?raw";
 import weight from "../../shaders/lib/weight.wgsl?raw";
+import matmul from "../../shaders/matmul.wgsl?raw";
+import matmulDecode from "../../shaders/matmul-decode.wgsl?raw";
+import matmulSubgroup from "../../shaders/matmul-subgroup.wgsl?raw";
+import matmulTile from "../../shaders/matmul-tile.wgsl?raw";
 import merge from "../../shaders/merge.wgsl?raw";
 import type { KernelSource } from "../gpu/specialize.ts";
 
 /** `attention.wgsl`, without its `lib/` files: which of them depends on the options. */
 export const ATTENTION: KernelSource = { file: "attention.wgsl", code: attention };
+/** `attention-vanilla.wgsl`, without its `lib/` files. */
+export const ATTENTION_VANILLA: KernelSource = { file: "attention-vanilla.wgsl", code: attentionVanilla };
+/** `concat-kv.wgsl` */
+export const CONCAT_KV: KernelSource = { file: "concat-kv.wgsl", code: concatKv };
 /** `finalize.wgsl`, without its `lib/` files. */
 export const FINALIZE: KernelSource = { file: "finalize.wgsl", code: finalize };
 /** `merge.wgsl`, without its `lib/` files. */
@@ -54,3 +68,22 @@ export const ATTENTION_LIB = {
 
 /** `copy-tokens.wgsl`. */
 export const COPY_TOKENS: KernelSource = { file: "copy-tokens.wgsl", code: copyTokens };
+
+const MATMUL_IO: readonly KernelSource[] = [
+  { file: "lib/matmul-io.wgsl", code: matmulIo },
+  { file: "lib/activation.wgsl", code: activation },
+];
+/** `lib/` of a matmul kernel that reads groups of four. */
+export const MATMUL_GROUPED: readonly KernelSource[] = [
+  ...MATMUL_IO,
+  { file: "lib/matmul-grouped.wgsl", code: matmulGrouped },
+];
+/** `lib/` of a matmul kernel that reads element by element. */
+export const MATMUL_ODD: readonly KernelSource[] = [...MATMUL_IO, { file: "lib/matmul-odd.wgsl", code: matmulOdd }];
+/** The designs of matmul, without their `lib/` files. */
+export const MATMUL = {
+  register: { file: "matmul.wgsl", code: matmul },
+  subgroup: { file: "matmul-subgroup.wgsl", code: matmulSubgroup },
+  tile: { file: "matmul-tile.wgsl", code: matmulTile },
+  decode: { file: "matmul-decode.wgsl", code: matmulDecode },
+} satisfies Record<string, KernelSource>;

@@ -1,0 +1,107 @@
+// What every matmul kernel shares: sizes, bindings 0 and 3 to 6, the activation's place, and how a result is written.
+//
+// Weights, and the bias beside them, are read as 32-bit words and widened here, so f16 and bf16 need no feature.
+
+alias OutputElem = f32;
+const WEIGHT_FORMAT: u32 = 0u; // 0 f32, 1 f16, 2 bf16
+const GATED: bool = false; // two weights: output = activation(x . gate) * (x . up)
+const HAS_BIAS: bool = false;
+
+struct Sizes {
+  rows: u32,
+  in_features: u32,
+  out_features: u32,
+  // 1: add to what the output holds.
+  accumulate: u32,
+  // Elements into each binding, and from row to row.
+  input_start: u32,
+  input_stride: u32,
+  output_start: u32,
+  output_stride: u32,
+  weight_start: u32,
+  up_start: u32,
+  bias_start: u32,
+  up_bias_start: u32,
+  // Tiles along the columns, and workgroups along x, to rebuild the flat index.
+  column_tiles: u32,
+  groups_x: u32,
+}
+
+@group(0) @binding(0) var<uniform> sizes: Sizes;
+@group(0) @binding(4) var<storage, read> bias: array<u32>;
+@group(0) @binding(5) var<storage, read> up_bias: array<u32>;
+@group(0) @binding(6) var<storage, read_write> output: array<OutputElem>;
+
+/// Element `index` of 16-bit numbers packed in two to a word; `word` is the one that holds it.
+fn widen_half(word: u32, index: u32) -> f32 {
+  let bits = word >> (16u * (index & 1u));
+  if (WEIGHT_FORMAT == 1u) {
+    return unpack2x16float(bits).x;
+  }
+  return bitcast<f32>(bits << 16u);
+}
+
+fn bias_at(index: u32) -> f32 {
+  if (WEIGHT_FORMAT == 0u) {
+    return bitcast<f32>(bias[index]);
+  }
+  return widen_half(bias[index / 2u], index);
+}
+
+fn up_bias_at(index: u32) -> f32 {
+  if (WEIGHT_FORMAT == 0u) {
+    return bitcast<f32>(up_bias[index]);
+  }
+  return widen_half(up_bias[index / 2u], index);
+}
+
+/// Writes one result; `up` counts only where GATED. Out of range: nothing.
+fn store(row: u32, column: u32, sum: f32, up: f32) {
+  if (row >= sizes.rows || column >= sizes.out_features) {
+    return;
+  }
+  var value = sum;
+  var factor = up;
+  if (HAS_BIAS) {
+    value += bias_at(sizes.bias_start + column);
+    if (GATED) {
+      factor += up_bias_at(sizes.up_bias_start + column);
+    }
+  }
+  value = activate(value);
+  if (GATED) {
+    value *= factor;
+  }
+  let at = sizes.output_start + row * sizes.output_stride + column;
+  if (sizes.accumulate != 0u) {
+    value += f32(output[at]);
+  }
+  output[at] = OutputElem(value);
+}
+
+/// Writes one row of a register tile: with GATED, four columns of gate and the same four of up; else four and four more.
+fn store_row(row: u32, first: u32, second: u32, low: vec4f, high: vec4f) {
+  store(row, first, low.x, high.x);
+  store(row, first + 1u, low.y, high.y);
+  store(row, first + 2u, low.z, high.z);
+  store(row, first + 3u, low.w, high.w);
+  if (!GATED) {
+    store(row, second, high.x, 0.0);
+    store(row, second + 1u, high.y, 0.0);
+    store(row, second + 2u, high.z, 0.0);
+    store(row, second + 3u, high.w, 0.0);
+  }
+}
+
+/// Four columns more: dot products of one row's four inputs with four weight rows.
+fn dots(x: vec4f, w0: vec4f, w1: vec4f, w2: vec4f, w3: vec4f) -> vec4f {
+  return vec4f(dot(x, w0), dot(x, w1), dot(x, w2), dot(x, w3));
+}
+
+/// Columns 4 to 7 of a tile: of the weight, or with GATED of the second one.
+fn high_weight4(at: u32, left: u32) -> vec4f {
+  if (GATED) {
+    return up_weight4(at, left);
+  }
+  return weight4(at, left);
+}

@@ -1,0 +1,215 @@
+/**
+ * The compiled kernels of one set of options, and how a piece of a call becomes dispatches: in one shot, as a step of a
+ * state, or (few query rows) split over keys and merged.
+ */
+import { allocate, release } from "../gpu/buffers.ts";
+import { describeAdapter } from "../gpu/device.ts";
+import { type CommandTarget, dispatch, spreadWorkgroups, uniforms } from "../gpu/dispatch.ts";
+import { getKernel, type Kernel } from "../gpu/pipeline.ts";
+import { specialize } from "../gpu/specialize.ts";
+import { type AttentionCall, type AttentionPiece, bindOutput, bindPiece } from "./attention-call.ts";
+import { type AttentionMerger, createAttentionMerger, type StatePlace, stateElements } from "./attention-merge.ts";
+import {
+  type AttentionTarget,
+  attentionBindings,
+  attentionKnobs,
+  attentionLib,
+  type ResolvedAttention,
+  storageBindings,
+} from "./attention-options.ts";
+import { packFields, stridesOf } from "./attention-params.ts";
+import { type AttentionKernelChoice, chooseKernel } from "./tiles.ts";
+
+/** Options of an engine that are not part of the attention itself. */
+export interface EngineOptions {
+  /** Query tokens whose state the scratch must hold at least. */
+  scratchTokens: number;
+  /** Whether one-shot kernels are compiled too. */
+  hasOneShot: boolean;
+}
+
+/** A kernel and how much of the work one workgroup of it does. */
+interface Compiled {
+  kernel: Kernel;
+  choice: AttentionKernelChoice;
+}
+
+/** See the file's head. */
+export class AttentionEngine {
+  private constructor(
+    readonly device: GPUDevice,
+    readonly resolved: ResolvedAttention,
+    private readonly step: Compiled,
+    private readonly oneShot: Compiled | undefined,
+    /** For calls with few query rows; its target is always a state. */
+    private readonly fewRows: Compiled,
+    readonly merger: AttentionMerger,
+    /** States of key splits, or of the query piece at hand. */
+    readonly scratch: GPUBuffer,
+    private readonly isCpu: boolean,
+  ) {}
+
+  /** Compiles the kernels and takes the scratch. @throws {ShaderCompileError | GpuMemoryError} */
+  static async create(
+    device: GPUDevice,
+    resolved: ResolvedAttention,
+    options: EngineOptions,
+  ): Promise<AttentionEngine> {
+    const { isCpu } = describeAdapter(device);
+    const rowBytes = stateElements(resolved, 1, 1).total * 4;
+    const compile = async (target: AttentionTarget, choice: AttentionKernelChoice): Promise<Compiled> => ({
+      kernel: await compileAttention(device, resolved, target, choice),
+      choice,
+    });
+    const many = chooseKernel(device, resolved, "many-rows");
+    const canOneShot = storageBindings(resolved, "output") <= device.limits.maxStorageBuffersPerShaderStage;
+    const [step, oneShot, fewRows, merger] = await Promise.all([
+      compile("state", many),
+      options.hasOneShot && canOneShot ? compile("output", many) : undefined,
+      compile("state", chooseKernel(device, resolved, "few-rows")),
+      createAttentionMerger(device, resolved),
+    ]);
+    const scratch = await allocate(device, {
+      label: `${resolved.label} scratch`,
+      byteLength: Math.max(SPLIT_STATES, options.scratchTokens) * rowBytes,
+    });
+    return new AttentionEngine(device, resolved, step, oneShot, fewRows, merger, scratch, isCpu);
+  }
+
+  /** Whether a piece can go without a state. */
+  get hasOneShot(): boolean {
+    return this.oneShot !== undefined;
+  }
+
+  /** Query tokens (of one batch entry) whose state fits the scratch. */
+  get scratchTokens(): number {
+    return Math.floor(this.scratch.size / 4 / stateElements(this.resolved, 1, 1).total);
+  }
+
+  /** How often a piece's keys are split so that the device has enough to do; 1 for not at all. */
+  splitsFor(piece: AttentionPiece): number {
+    const rows = piece.seqLen * this.resolved.group;
+    const invocations = piece.batch * piece.kvHeads * Math.ceil(rows / this.fewRows.choice.rows);
+    const wanted = Math.floor((this.isCpu ? SPLIT_INVOCATIONS_CPU : SPLIT_INVOCATIONS_GPU) / invocations);
+    const room = Math.floor(this.scratch.size / 4 / stateElements(this.resolved, piece.batch, piece.seqLen).total);
+    return Math.max(1, Math.min(wanted, room, Math.floor(piece.kvLen / SPLIT_MIN_KEYS)));
+  }
+
+  /** Output and lse of a piece that meets all of its keys at once, without a state. */
+  encodeOneShot(target: CommandTarget, call: AttentionCall, piece: AttentionPiece): void {
+    const { fields, bindings } = bindPiece(this.device, this.resolved, call, piece);
+    const to = bindOutput(this.device, call, piece);
+    bindings[4] = to.output;
+    bindings[5] = to.lse;
+    bindings[0] = uniforms(this.device, packFields({ ...fields, ...to.fields }));
+    // The sinks' binding is the last, and only this target has it.
+    this.launch(target, this.oneShot!, bindings, piece, 1);
+  }
+
+  /** Output and lse of a piece of few rows: its keys are split, and the parts' states merged. */
+  encodeSplit(target: CommandTarget, call: AttentionCall, piece: AttentionPiece, splits: number): void {
+    this.encodeParts(target, call, piece, splits);
+    this.encodeScratchOutput(target, call, piece, splits);
+  }
+
+  /** A piece's queries meet its keys; `place` is the state of exactly these queries, or of all queries of the call. */
+  encodeStep(
+    target: CommandTarget,
+    call: AttentionCall,
+    piece: AttentionPiece,
+    place: StatePlace,
+    isFirst: boolean,
+  ): void {
+    const { fields, bindings } = bindPiece(this.device, this.resolved, call, piece);
+    bindings[6] = place.binding;
+    bindings[13] = null;
+    const { heads, valueDim, layout } = this.resolved;
+    const strides = stridesOf(layout, piece.seqLen, heads, valueDim);
+    bindings[0] = uniforms(
+      this.device,
+      packFields({
+        ...fields,
+        ...{ oBatch: strides.batch, oToken: strides.token, oHead: strides.head, oSkip: place.oSkip },
+        ...{ maxSkip: place.maxSkip, sumSkip: place.sumSkip, isFirst: isFirst ? 1 : 0 },
+      }),
+    );
+    this.launch(target, this.kernelFor(piece), bindings, piece, 1);
+  }
+
+  /** Each split's state of a piece, one after the other in the scratch. */
+  encodeParts(target: CommandTarget, call: AttentionCall, piece: AttentionPiece, splits: number): void {
+    const { fields, bindings } = bindPiece(this.device, this.resolved, call, piece);
+    const { total, maxSkip, sumSkip } = stateElements(this.resolved, piece.batch, piece.seqLen);
+    const { heads, valueDim, layout } = this.resolved;
+    const strides = stridesOf(layout, piece.seqLen, heads, valueDim);
+    bindings[6] = { buffer: this.scratch };
+    bindings[13] = null;
+    bindings[0] = uniforms(
+      this.device,
+      packFields({
+        ...fields,
+        ...{ oBatch: strides.batch, oToken: strides.token, oHead: strides.head, oSkip: 0, maxSkip, sumSkip },
+        ...{ isFirst: 1, splits, splitKeys: Math.ceil(piece.kvLen / splits), splitStride: total },
+      }),
+    );
+    this.launch(target, this.fewRows, bindings, piece, splits);
+  }
+
+  /** The scratch's states become a piece's output and lse. */
+  encodeScratchOutput(target: CommandTarget, call: AttentionCall, piece: AttentionPiece, parts: number): void {
+    const to = bindOutput(this.device, call, piece);
+    const sinkSkip = (call.fields.sinkSkip ?? 0) + piece.headStart * this.resolved.group;
+    const { batch, seqLen, kvHeads } = piece;
+    const partStride = stateElements(this.resolved, batch, seqLen).total;
+    this.merger.encodeOutput(
+      target,
+      { states: { binding: { buffer: this.scratch }, skip: 0 }, parts, partStride, batch, seqLen, kvHeads },
+      { ...to, sinks: call.extras[6] ?? null, fields: { ...to.fields, sinkSkip } },
+    );
+  }
+
+  destroy(): void {
+    release(this.scratch);
+  }
+
+  private kernelFor(piece: AttentionPiece): Compiled {
+    return piece.seqLen * this.resolved.group < FEW_ROWS ? this.fewRows : this.step;
+  }
+
+  private launch(
+    target: CommandTarget,
+    { kernel, choice }: Compiled,
+    bindings: (GPUBuffer | GPUBufferBinding | null)[],
+    piece: AttentionPiece,
+    splits: number,
+  ): void {
+    const tiles = Math.ceil((piece.seqLen * this.resolved.group) / choice.rows);
+    const units = piece.batch * piece.kvHeads * tiles * splits;
+    const workgroups = spreadWorkgroups(this.device, Math.ceil(units / choice.unitsPerWorkgroup));
+    dispatch(this.device, target, { kernel, bindings, workgroups });
+  }
+}
+
+/** Below so many rows per K/V head a call counts as one of few rows. */
+export const FEW_ROWS = 16;
+/** A split over keys aims at so many invocations and goes no finer than so many keys. */
+const SPLIT_INVOCATIONS_CPU = 64;
+const SPLIT_INVOCATIONS_GPU = 8192;
+const SPLIT_MIN_KEYS = 64;
+/** States of one query token that the scratch holds at least. */
+const SPLIT_STATES = 64;
+
+/** Compiles one attention kernel for a target. */
+export function compileAttention(
+  device: GPUDevice,
+  resolved: ResolvedAttention,
+  target: AttentionTarget,
+  { source, knobs }: Pick<AttentionKernelChoice, "source" | "knobs">,
+): Promise<Kernel> {
+  const lib = [...attentionLib(resolved, target), ...(source.lib ?? [])];
+  return getKernel(device, {
+    label: `${source.file} ${resolved.label} ${target}`,
+    source: specialize({ ...source, lib }, { ...attentionKnobs(resolved), ...knobs }),
+    bindings: attentionBindings(resolved, target),
+  });
+}
