@@ -2,11 +2,9 @@
 import type { Page } from "puppeteer-core";
 import { launchChrome } from "./chrome.ts";
 import { JobError } from "./errors.ts";
+import type { JobAnswer } from "./harness-answer.ts";
 import { builtFolder } from "./paths.ts";
 import { type Mount, serve } from "./server.ts";
-
-/** What the page's `run` answers: an error crosses as data, so that its name survives. */
-export type JobAnswer<T> = { ok: true; result: T } | { ok: false; name: string; message: string };
 
 /** How a page is opened. */
 export interface HarnessOptions<Event> {

@@ -1,5 +1,5 @@
 /** Where the installed package keeps what the command line serves. */
-import { existsSync } from "node:fs";
+import { existsSync, readFileSync } from "node:fs";
 import { dirname, join } from "node:path";
 import { fileURLToPath } from "node:url";
 
@@ -22,4 +22,9 @@ export function builtFolder(name: "demo" | "harness" | "demo/models/default"): s
   const folder = join(packageRoot(), "dist", name);
   if (!existsSync(folder)) throw new Error(`ringwise: ${folder} is missing; run "npm run build" first`);
   return folder;
+}
+
+/** The package's version. */
+export function packageVersion(): string {
+  return (JSON.parse(readFileSync(join(packageRoot(), "package.json"), "utf8")) as { version: string }).version;
 }

@@ -61,7 +61,7 @@ export async function allocate(device: GPUDevice, options: AllocateOptions): Pro
   return buffer!;
 }
 
-/** {@link allocate} for several buffers in one error scope: all of them, or none and an error. */
+/** {@link allocate} for several buffers in one error scope: all of them, or none. @throws {GpuMemoryError} */
 export async function allocateAll(device: GPUDevice, list: readonly AllocateOptions[]): Promise<GPUBuffer[]> {
   const buffers: GPUBuffer[] = [];
   device.pushErrorScope("validation");

@@ -1,0 +1,141 @@
+/** `ringwise generate`: text from a model, in headless Chrome or in Node. */
+import { readFileSync, statSync } from "node:fs";
+import { Command, Option } from "commander";
+import type { AttentionKind, BlockMemory, Prompt, RingLayout } from "../index.ts";
+import { UsageError } from "./errors.ts";
+import { openFolder } from "./folder-source.ts";
+import { type GenerateJob, type GenerateResult, type JobEvent, runGenerate } from "./generate-job.ts";
+import { runInPage } from "./harness.ts";
+import { createNodeDevice } from "./node-device.ts";
+import { integer, number, tokenIds } from "./parse.ts";
+import { builtFolder } from "./paths.ts";
+import { formatRing, formatSpeed } from "./ring-table.ts";
+import { adapterOption, chromeAdapter, jsonOption, runtimeOption } from "./shared-options.ts";
+import { openTerminal, type Terminal } from "./terminal.ts";
+
+interface GenerateFlags {
+  model?: string;
+  prompt?: string;
+  promptFile?: string;
+  promptIds?: number[];
+  chat?: boolean;
+  maxNewTokens: number;
+  temperature: number;
+  topP: number;
+  topK: number;
+  seed: number;
+  worldSize: number;
+  layout: RingLayout;
+  kv: BlockMemory;
+  attention: AttentionKind;
+  bos: boolean;
+  runtime: "chrome" | "node";
+  adapter?: string;
+  json?: boolean;
+}
+
+/** Where a model is read from: a folder on this machine, or a URL or Hugging Face id that `loadModel` takes as it is. */
+type ModelPlace = { folder: string } | { source: string };
+
+function placeOf(model: string | undefined): ModelPlace {
+  if (model === undefined) return { folder: builtFolder("demo/models/default") };
+  const stat = statSync(model, { throwIfNoEntry: false });
+  if (stat?.isDirectory()) return { folder: model };
+  if (stat) throw new UsageError(`--model ${model}: expected a folder, a URL or a Hugging Face id, got a file`);
+  if (/^https?:\/\//.test(model) || /^[\w.-]+\/[\w.-]+$/.test(model)) return { source: model };
+  throw new UsageError(`--model ${model}: no such folder, and neither a URL nor a Hugging Face id ("owner/name")`);
+}
+
+function promptOf(flags: GenerateFlags): Prompt {
+  const given = [flags.prompt, flags.promptFile, flags.promptIds].filter((value) => value !== undefined);
+  if (given.length !== 1)
+    throw new UsageError("generate: expected one of --prompt, --prompt-file and --prompt-ids, got none");
+  if (flags.promptIds) {
+    if (flags.chat) throw new UsageError("generate: --chat takes a text, not --prompt-ids");
+    return flags.promptIds;
+  }
+  const text = flags.prompt ?? readPrompt(flags.promptFile!);
+  if (text === "" && !flags.bos) throw new UsageError("generate: an empty prompt needs BOS (leave out --no-bos)");
+  return flags.chat ? [{ role: "user", content: text }] : text;
+}
+
+function readPrompt(file: string): string {
+  try {
+    return readFileSync(file, "utf8");
+  } catch (error) {
+    throw new UsageError(`--prompt-file ${file}: ${(error as Error).message}`);
+  }
+}
+
+/** Runs the job where `--runtime` says. */
+async function run(flags: GenerateFlags, place: ModelPlace, job: GenerateJob, terminal: Terminal) {
+  const onEvent = (event: JobEvent) =>
+    event.type === "piece" ? terminal.write(event.text) : terminal.progress(event.message);
+  if (flags.runtime === "node") {
+    const device = await createNodeDevice(flags.adapter);
+    return runGenerate(device, "folder" in place ? await openFolder(place.folder) : place.source, job, onEvent);
+  }
+  const mounts = "folder" in place ? [{ path: "/model/", folder: place.folder }] : [];
+  const source = "folder" in place ? "/model/" : place.source;
+  return runInPage<GenerateResult, JobEvent>(
+    "generate",
+    { source, job },
+    { adapter: chromeAdapter(flags.adapter), mounts, onEvent, log: terminal.log },
+  );
+}
+
+async function generate(flags: GenerateFlags): Promise<void> {
+  const terminal = openTerminal(flags.json === true);
+  const prompt = promptOf(flags);
+  const job: GenerateJob = {
+    prompt,
+    addBos: flags.bos,
+    maxNewTokens: flags.maxNewTokens,
+    temperature: flags.temperature,
+    topP: flags.topP,
+    topK: flags.topK,
+    seed: flags.seed,
+    worldSize: flags.worldSize,
+    layout: flags.layout,
+    blockMemory: flags.kv,
+    attention: flags.attention,
+    token: process.env.HF_TOKEN,
+  };
+  const result = await run(flags, placeOf(flags.model), job, terminal);
+  terminal.write("\n");
+  if (!flags.json) terminal.log(`${formatSpeed(result)}\n${formatRing(result.ring)}`);
+  terminal.result({ runtime: flags.runtime, ...result }, "");
+}
+
+/** The `generate` command. */
+export function generateCommand(): Command {
+  return new Command("generate")
+    .description("generate text with a model, on a ring of GPU buffers")
+    .option("--model <source>", "Hugging Face id, URL, or folder (default: the model that Ringwise ships)")
+    .addOption(new Option("--prompt <text>", "the prompt; empty: BOS alone").conflicts(["promptFile", "promptIds"]))
+    .addOption(new Option("--prompt-file <file>", "a file holding the prompt").conflicts("promptIds"))
+    .option("--prompt-ids <ids>", "the prompt as token ids: 1,2,3", tokenIds)
+    .option("--chat", "put the prompt through the model's chat template, as the user's message")
+    .option("--max-new-tokens <n>", "tokens to generate", integer(1), 128)
+    .option("--temperature <x>", "0: greedy", number(0), 0)
+    .option("--top-p <x>", "keep the likeliest tokens up to this probability", number(0, 1, true), 1)
+    .option("--top-k <n>", "keep the n likeliest tokens; 0: all", integer(0), 0)
+    .option("--seed <n>", "seed of the sampler", integer(0, 0xffffffff), 0)
+    .option("--world-size <n>", "ranks of the ring", integer(1, 64), 1)
+    .addOption(
+      new Option("--layout <layout>", "which tokens a rank owns")
+        .choices(["contiguous", "zigzag", "striped"])
+        .default("zigzag"),
+    )
+    .addOption(new Option("--kv <memory>", "where K/V blocks live").choices(["gpu", "host"]).default("gpu"))
+    .addOption(
+      new Option("--attention <kind>", "how attention is computed")
+        .choices(["vanilla", "flash", "blockwise", "ring"])
+        .default("ring"),
+    )
+    .option("--no-bos", "do not put BOS in front")
+    .addOption(runtimeOption())
+    .addOption(adapterOption())
+    .addOption(jsonOption())
+    .action(generate);
+}
