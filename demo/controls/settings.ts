@@ -51,13 +51,17 @@ export function applyUrl(parameters: URLSearchParams): void {
   }
 }
 
-/** The ring that the form asks for. */
-export const readRing = (): RingChoice => ({
-  worldSize: Math.round(numberOf("worldSize")),
-  layout: textOf("layout") as RingChoice["layout"],
-  blockMemory: textOf("blockMemory") as RingChoice["blockMemory"],
-  attention: textOf("attention") as RingChoice["attention"],
-});
+/** The ring that the form asks for; other kinds of attention have one rank and keep its block on the GPU. */
+export function readRing(): RingChoice {
+  const attention = textOf("attention") as RingChoice["attention"];
+  const isRing = attention === "ring";
+  return {
+    worldSize: isRing ? Math.round(numberOf("worldSize")) : 1,
+    layout: textOf("layout") as RingChoice["layout"],
+    blockMemory: isRing ? (textOf("blockMemory") as RingChoice["blockMemory"]) : "gpu",
+    attention,
+  };
+}
 
 /** How the form asks for the answer to be sampled. */
 export const readSampling = (): SamplingChoice => ({
@@ -83,6 +87,9 @@ export function bindForm(onChange: () => void): void {
   const update = () => {
     for (const panel of form().querySelectorAll<HTMLElement>("[data-for]"))
       panel.hidden = textOf(panel.dataset.for!) !== panel.dataset.value;
+    const isRing = textOf("attention") === "ring";
+    for (const name of ["worldSize", "layout", "blockMemory"]) (control(name) as HTMLInputElement).disabled = !isRing;
+    byId("attention-note").hidden = isRing;
     byId("depth-output").textContent = `${textOf("depth")}%`;
     byId("world-size-output").textContent = textOf("worldSize");
     onChange();

@@ -9,7 +9,7 @@ import {
   requestRingwiseDevice,
 } from "../../src/index.ts";
 import type { EngineError, EngineEvent, ModelChoice, ModelFacts, NeedleJob, RingChoice, RunJob } from "../protocol.ts";
-import { ProgressBatch, readMemory } from "./progress-batch.ts";
+import { ProgressBatch } from "./progress-batch.ts";
 import { composePrompt } from "./prompt.ts";
 
 /** Thrown into a job when the person presses Stop. */
@@ -145,8 +145,11 @@ export class Engine {
       this.loaded.model.destroy();
       this.loaded = undefined;
     }
-    if (this.loaded) await this.loaded.model.setRing(ring);
-    else {
+    if (this.loaded) {
+      const { model } = this.loaded;
+      const isSame = (Object.keys(ring) as (keyof RingChoice)[]).every((key) => model.ring[key] === ring[key]);
+      if (!isSame) await model.setRing(ring);
+    } else {
       const model = await loadModel(sourceOf(choice), {
         device: this.device!,
         ring,
@@ -183,12 +186,15 @@ export class Engine {
       for await (const piece of generation) {
         signal.throwIfAborted();
         const nowMs = performance.now();
-        if (newTokens++ === 0) firstMs = nowMs;
+        if (newTokens++ === 0) {
+          firstMs = nowMs;
+          // Now, while the run still holds its memory.
+          batch.flush();
+        }
         const tokensPerSecond = newTokens > 1 ? ((newTokens - 1) * 1000) / (nowMs - firstMs) : 0;
         this.post({ type: "piece", id, text: piece.text, newTokens, tokensPerSecond });
       }
       signal.throwIfAborted();
-      batch.flush();
       this.post({ type: "done", id, statistics: generation.statistics });
     } finally {
       batch.cancel();
@@ -231,6 +237,5 @@ export class Engine {
       id,
       cell: { length, depth, isFound, expected: expected!, answer, promptTokens, seconds },
     });
-    this.post({ type: "progress", id, turns: [], memory: readMemory(this.device!, job.ring.worldSize) });
   }
 }

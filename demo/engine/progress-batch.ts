@@ -8,7 +8,7 @@ const PERIOD_MS = 90;
 const MAX_STEPS = 6000;
 
 /** Bytes on the GPU now and at most so far, from the device's ledger. */
-export function readMemory(device: GPUDevice, worldSize: number): MemoryFacts {
+function readMemory(device: GPUDevice, worldSize: number): MemoryFacts {
   const ledger = ledgerOf(device);
   return {
     ...ledger.total,

@@ -76,7 +76,7 @@ export class TimelineView {
     const steps = this.turns.flatMap((turn) => turn.steps);
     if (steps.length === 0) return;
     const startMs = Math.min(...steps.map((step) => step.startMs));
-    const endMs = Math.max(...steps.map((step) => step.startMs + step.waitMs + step.computeMs), startMs + 1);
+    const endMs = Math.max(...steps.map((step) => step.startMs + step.transferMs + step.computeMs), startMs + 1);
     const scale = (width - LABEL_WIDTH) / (endMs - startMs);
     for (const step of steps)
       this.drawStep(context, step, LABEL_WIDTH + (step.startMs - startMs) * scale, scale, rowHeight);
@@ -106,22 +106,23 @@ export class TimelineView {
     const strip = inner >= 10 ? 3 : inner >= 6 ? 1.5 : 0;
     // Touching bars keep a hairline between them where there is room for one.
     const gap = (bar: number) => Math.max(0.6, bar > 4 ? bar - 1 : bar);
+    // A step starts when its block does; the GPU may wait for the end of the way, then the block is met.
+    const arrival = x + step.transferMs * scale;
+    if (step.transferMs > 0) {
+      context.fillStyle = this.color("var(--transfer)");
+      context.fillRect(x, y, gap(arrival - x), Math.max(1.5, inner * 0.24));
+    }
     const waitWidth = step.waitMs * scale;
     if (waitWidth > 0.3) {
       context.fillStyle = this.color("var(--wait)");
-      context.fillRect(x, y, gap(waitWidth), inner - strip);
+      context.fillRect(arrival - waitWidth, y + inner * 0.24, gap(waitWidth), inner * 0.76 - strip);
     }
+    const computeWidth = gap(step.computeMs * scale);
     context.fillStyle = this.color("var(--compute)");
-    context.fillRect(x + waitWidth, y, gap(step.computeMs * scale), inner - strip);
+    context.fillRect(arrival, y, computeWidth, inner - strip);
     if (strip > 0) {
       context.fillStyle = this.color(rankColor(step.kvRank, this.worldSize));
-      context.fillRect(x + waitWidth, y + inner - strip, gap(step.computeMs * scale), strip);
-    }
-    if (step.transferMs > 0) {
-      // It arrives when waiting ends, so it lies before: over what was computed meanwhile.
-      const from = Math.max(LABEL_WIDTH, x + waitWidth - step.transferMs * scale);
-      context.fillStyle = this.color("var(--transfer)");
-      context.fillRect(from, y, gap(x + waitWidth - from), Math.max(1.5, inner * 0.22));
+      context.fillRect(arrival, y + inner - strip, computeWidth, strip);
     }
   }
 

@@ -53,8 +53,8 @@ export async function waitForState(page: Page, ...states: string[]): Promise<voi
 }
 
 /** The text of an element as a person sees it. */
-// biome-ignore lint/performance/useDomNodeTextContent: what is hidden must not count
 export const textOf = (page: Page, selector: string): Promise<string> =>
+  // biome-ignore lint/performance/useDomNodeTextContent: what is hidden must not count
   page.$eval(selector, (element) => (element as HTMLElement).innerText.trim());
 
 /** The worker that holds the page's GPUDevice. */
