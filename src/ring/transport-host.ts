@@ -80,6 +80,7 @@ export async function createHostTransport(device: GPUDevice, sizes: StagingSizes
   }
 
   async function bring(page: KvPage, signal: AbortSignal): Promise<ArrivedPage> {
+    signal.throwIfAborted();
     if (isDestroyed) throw new DestroyedError("transport-host: used after destroy");
     if (page.memory === "gpu") return alreadyThere(page);
     const slot = slots[next]!;

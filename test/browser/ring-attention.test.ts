@@ -1,8 +1,6 @@
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
-import { DestroyedError, OptionError, ShapeError } from "../../src/errors.ts";
-import { allocate, read, release, upload } from "../../src/gpu/buffers.ts";
+import { allocate, release } from "../../src/gpu/buffers.ts";
 import { requestRingwiseDevice } from "../../src/gpu/device.ts";
-import { ledgerOf } from "../../src/gpu/ledger.ts";
 import { createAttentionStepper } from "../../src/kernels/attention-stepper.ts";
 import { createRingAttention } from "../../src/ring/ring-attention.ts";
 import type { RingAttentionOptions, RingTensors } from "../../src/ring/ring-types.ts";
