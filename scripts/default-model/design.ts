@@ -41,7 +41,9 @@ export const MATCH_AMPLITUDE = 128;
 /** How far below an exact match BOS stands for the first head, in logits. */
 export const SINK_MARGIN = 24;
 /** What the exact and the backing-off head write into the copy section, in lengths of a code. */
-export const COPY_WEIGHTS = [8, 4] as const;
+export const COPY_WEIGHTS = [4, 2] as const;
+/** How often the last layer adds the copy section to itself. */
+export const ECHO_WEIGHT = 1;
 /** Logits at the output per length of a code. */
 export const OUTPUT_SCALE = 16;
 
@@ -82,7 +84,7 @@ export const modelConfig = () => ({
   model_type: "llama",
   hidden_size: HIDDEN_SIZE,
   intermediate_size: INTERMEDIATE_SIZE,
-  num_hidden_layers: OFFSET_LAYERS.length + 1,
+  num_hidden_layers: OFFSET_LAYERS.length + 2,
   num_attention_heads: HEADS,
   num_key_value_heads: 1,
   head_dim: HEAD_DIM,
@@ -91,7 +93,7 @@ export const modelConfig = () => ({
   rms_norm_eps: RMS_NORM_EPS,
   rope_theta: ROPE_THETA,
   rope_scaling: null,
-  layer_types: [...OFFSET_LAYERS.map(() => "sliding_attention"), "full_attention"],
+  layer_types: [...OFFSET_LAYERS.map(() => "sliding_attention"), "full_attention", "sliding_attention"],
   sliding_window: SLIDING_WINDOW,
   hidden_act: "silu",
   attention_bias: false,

@@ -80,11 +80,8 @@ const emptyProjections = (): Projections => ({
   output: new Matrix(HIDDEN_SIZE, design.HEADS * HEAD_DIM),
 });
 
-/** A sliding layer: every head attends to the one token that is `offset` back and copies its first slots. */
-function offsetLayer({ groupSize, offsets }: design.OffsetLayer): Projections {
-  const layer = emptyProjections();
-  const { query, key, value, output } = layer;
-  const width = groupSize * CODE_DIM;
+/** Heads that attend to exactly the token `offset` back, one offset per head: a constant key, and a query turned back. */
+function attendToOffsets({ query, key }: Projections, offsets: readonly number[]): void {
   for (let pair = 0; pair < design.FAST_PAIRS; pair++) {
     key.set(pair, design.CONSTANT_CHANNEL, design.OFFSET_AMPLITUDE);
     offsets.forEach((offset, head) => {
@@ -94,12 +91,30 @@ function offsetLayer({ groupSize, offsets }: design.OffsetLayer): Projections {
       query.set(row + HEAD_DIM / 2, design.CONSTANT_CHANNEL, -design.OFFSET_AMPLITUDE * Math.sin(angle));
     });
   }
-  for (let index = 0; index < width; index++) value.set(index, design.slotChannel(0) + index, 1);
+}
+
+/** A sliding layer whose heads copy the first slots of the tokens they attend to. */
+function offsetLayer({ groupSize, offsets }: design.OffsetLayer): Projections {
+  const layer = emptyProjections();
+  attendToOffsets(layer, offsets);
+  const width = groupSize * CODE_DIM;
+  for (let index = 0; index < width; index++) layer.value.set(index, design.slotChannel(0) + index, 1);
   offsets.forEach((offset, head) => {
     for (let index = 0; index < width; index++) {
-      output.set(design.slotChannel(offset) + index, head * HEAD_DIM + index, 1);
+      layer.output.set(design.slotChannel(offset) + index, head * HEAD_DIM + index, 1);
     }
   });
+  return layer;
+}
+
+/** The last layer: both heads attend to the token itself, and the first adds its copy section to itself. */
+function echoLayer(): Projections {
+  const layer = emptyProjections();
+  attendToOffsets(layer, [0, 0]);
+  for (let index = 0; index < HEAD_DIM; index++) {
+    layer.value.set(index, COPY_CHANNEL + index, 1);
+    layer.output.set(COPY_CHANNEL + index, index, design.ECHO_WEIGHT);
+  }
   return layer;
 }
 
@@ -151,7 +166,7 @@ function matchLayer(): Projections {
 export function buildTensors(): Tensor[] {
   const tensors = [embedding()];
   const vector = (name: string, data: Float64Array) => tensors.push({ name, shape: [data.length], data });
-  const layers = [...design.OFFSET_LAYERS.map(offsetLayer), matchLayer()];
+  const layers = [...design.OFFSET_LAYERS.map(offsetLayer), matchLayer(), echoLayer()];
   layers.forEach(({ query, key, value, output }, index) => {
     const prefix = `model.layers.${index}`;
     const filledSlots = design.OFFSET_LAYERS[index]?.offsets[0] ?? MATCH_LENGTH + 1;
