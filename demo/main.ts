@@ -107,6 +107,7 @@ byId("needle-controls").addEventListener("submit", (event) => {
   event.preventDefault();
   runNeedle();
 });
+byId("more").addEventListener("toggle", (event) => (event.target as HTMLElement).scrollIntoView({ block: "nearest" }));
 byId("stop").addEventListener("click", () => session.stop());
 addEventListener("keydown", (event) => event.key === "Escape" && session.isBusy && session.stop());
 byId("suggest-model").addEventListener("click", () => {

@@ -53,7 +53,7 @@ export class Session {
 
   /** What the next run will do, shown until the first one. */
   invite(text: string): void {
-    this.answer.invite(text);
+    if (this.state === "idle") this.answer.invite(text);
   }
 
   /** The ring as it would be, while nothing runs. */
@@ -73,6 +73,8 @@ export class Session {
   runNeedle(job: NeedleJob): void {
     if (!this.begin("needle", job.ring)) return;
     this.cells = [];
+    this.answer.reset();
+    this.answer.invite("Needle test: what is found fills the grid at the end of this page.");
     this.needleGrid.begin(job.lengths, job.depths);
     this.client.needle(job);
   }

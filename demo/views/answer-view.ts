@@ -15,9 +15,11 @@ export class AnswerView {
   text = "";
   private expected: string | undefined;
 
-  /** Before the first run: what pressing the button will do. */
+  /** A hint in the place of an answer: what pressing the button will do. */
   invite(text: string): void {
-    byId("answer-hint").textContent = text;
+    const hint = byId("answer-hint");
+    hint.textContent = text;
+    hint.hidden = false;
   }
 
   /** Empties the card. */
@@ -69,7 +71,12 @@ export class AnswerView {
   private show(): void {
     clearTimeout(this.timer);
     this.timer = undefined;
-    if (this.waiting) this.answer.append(html("span", {}, this.waiting));
+    if (!this.waiting) return;
+    const box = this.answer.parentElement!;
+    // A long answer is followed, unless the person has scrolled back in it.
+    const isAtEnd = box.scrollHeight - box.scrollTop - box.clientHeight < 40;
+    this.answer.append(html("span", {}, this.waiting));
     this.waiting = "";
+    if (isAtEnd) box.scrollTop = box.scrollHeight;
   }
 }

@@ -3,8 +3,8 @@ import { byId, html, rankColor } from "../dom.ts";
 import { formatBytes } from "../format.ts";
 import type { MemoryFacts } from "../protocol.ts";
 
-/** Above this many ranks the bars stand without their labels. */
-const MAX_LABELLED = 8;
+/** Above this many ranks the rows stand in columns. */
+const MOST_IN_ONE_COLUMN = 4;
 
 /** Draws the memory of each rank beside that of all others. */
 export class MemoryView {
@@ -14,7 +14,7 @@ export class MemoryView {
 
   reset(worldSize: number): void {
     this.rows = [];
-    const list = html("ul", { class: worldSize > MAX_LABELLED ? "memory dense" : "memory" });
+    const list = html("ul", { class: worldSize > MOST_IN_ONE_COLUMN ? "memory dense" : "memory" });
     for (let rank = 0; rank < worldSize; rank++) {
       const bar = html("span", { class: "memory-bar" });
       const peak = html("span", { class: "memory-peak", hidden: "" });

@@ -5,8 +5,8 @@ import type { RingTurn } from "../protocol.ts";
 
 type Step = RingTurn["steps"][number];
 
-/** Turns in view: enough to see the pattern, few enough to see a step. */
-const TURNS_IN_VIEW = 4;
+/** Steps in view, skipped ones not counted: enough to see the pattern, few enough to see one. At least one whole turn. */
+const STEPS_IN_VIEW = 96;
 const LABEL_WIDTH = 30;
 const AXIS_HEIGHT = 20;
 /** Room for the first row's number where rows are lower than it. */
@@ -38,7 +38,13 @@ export class TimelineView {
   add(turns: readonly RingTurn[]): void {
     if (turns.length === 0) return;
     this.turns.push(...turns);
-    this.turns.splice(0, this.turns.length - TURNS_IN_VIEW);
+    let first = this.turns.length - 1;
+    let steps = 0;
+    for (; first > 0; first--) {
+      steps += this.turns[first]!.steps.filter((step) => !step.isSkipped).length;
+      if (steps >= STEPS_IN_VIEW) break;
+    }
+    this.turns.splice(0, first);
     this.schedule();
   }
 

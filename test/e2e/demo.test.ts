@@ -145,6 +145,23 @@ describe("the person's own", () => {
       expect(result.answer.slice(0, 8)).toHaveLength(8);
     }));
 
+  test("text file is dropped anywhere on the page", () =>
+    withPage("", async (page) => {
+      const drop = (type: string) =>
+        page.evaluate((eventType) => {
+          const dataTransfer = new DataTransfer();
+          dataTransfer.items.add(new File(["Call me Ishmael. Some years ago."], "whale.txt", { type: "text/plain" }));
+          document.body.dispatchEvent(new DragEvent(eventType, { dataTransfer, bubbles: true, cancelable: true }));
+          return document.body.classList.contains("dropping");
+        }, type);
+      expect(await drop("dragover")).toBe(true);
+      expect(await drop("drop")).toBe(false);
+      await page.waitForFunction("document.getElementById('own-text').value.startsWith('Call me Ishmael')");
+      expect(await page.$eval("input[name=text][value=own]", (radio) => (radio as HTMLInputElement).checked)).toBe(
+        true,
+      );
+    }));
+
   const stories = join(__SHARED__, "models/stories260K");
   const hasStories = existsSync(stories);
   if (!hasStories) console.warn(`demo.test.ts: ${stories} is absent, so no local model is tested`);
