@@ -14,6 +14,7 @@ import {
 } from "../../src/index.ts";
 import { referenceAttention } from "../../src/reference/attention.ts";
 import { type AttentionCase, attentionFlops } from "../../test/cases.ts";
+import { normals } from "../random.ts";
 import type { BenchJob, BenchResult } from "../result-types.ts";
 import { timeInTurn } from "../timing.ts";
 
@@ -25,22 +26,6 @@ export interface Implementation {
 
 /** Rows of the query that are checked against the oracle in a large case: the first, the last, and some between. */
 const ORACLE_ROWS = 24;
-
-/** Standard normal numbers from a seed: the same inputs in every run. */
-function normals(count: number, seed: number): Float32Array<ArrayBuffer> {
-  let state = seed >>> 0;
-  const uniform = () => {
-    // mulberry32
-    state = (state + 0x6d2b79f5) >>> 0;
-    let t = Math.imul(state ^ (state >>> 15), state | 1);
-    t ^= t + Math.imul(t ^ (t >>> 7), t | 61);
-    return ((t ^ (t >>> 14)) >>> 0) / 2 ** 32;
-  };
-  const data = new Float32Array(count);
-  for (let index = 0; index < count; index++)
-    data[index] = Math.sqrt(-2 * Math.log(1 - uniform())) * Math.cos(2 * Math.PI * uniform());
-  return data;
-}
 
 interface Inputs {
   query: Float32Array<ArrayBuffer>;

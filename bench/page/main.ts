@@ -3,6 +3,7 @@ import { type GenerateJob, type JobEvent, runGenerate } from "../../src/cli/gene
 import type { JobAnswer } from "../../src/cli/harness-answer.ts";
 import { requestRingwiseDevice } from "../../src/index.ts";
 import { runBench } from "../jobs/run.ts";
+import { runSoak, type SoakJob } from "../jobs/soak.ts";
 import type { BenchJob } from "../result-types.ts";
 
 declare global {
@@ -17,6 +18,8 @@ const JOBS: Record<string, (device: GPUDevice, job: never) => Promise<unknown>> 
     const place = source.startsWith("/") ? new URL(source, location.href) : source;
     return runGenerate(device, place, job, (event: JobEvent) => void ringwiseEmit(event));
   },
+  soak: (device, { source, job }: { source: string; job: SoakJob }) =>
+    runSoak(device, new URL(source, location.href), job, (sample) => void ringwiseEmit(sample)),
   bench: (device, job: BenchJob) => runBench(device, job, (event) => void ringwiseEmit(event)),
 };
 

@@ -12,6 +12,8 @@ export interface HarnessOptions<Event> {
   /** Further folders to serve beside the page, e.g. a model's. */
   mounts?: readonly Mount[];
   onEvent: (event: Event) => void;
+  /** Called with the page before the job starts, e.g. to watch its memory. */
+  onPage?: (page: Page) => void;
   log: (line: string) => void;
 }
 
@@ -42,6 +44,7 @@ export async function runInPage<Result, Event>(
       await page.exposeFunction("ringwiseEmit", (event: Event) => options.onEvent(event));
       await page.goto(server.url);
       await page.waitForFunction("globalThis.ringwiseHarness !== undefined", { timeout: 60_000 });
+      options.onPage?.(page);
       const answer = await orGone(
         page,
         page.evaluate(
