@@ -79,20 +79,6 @@ fn store(row: u32, column: u32, sum: f32, up: f32) {
   output[at] = OutputElem(value);
 }
 
-/// Writes one row of a register tile: with GATED, four columns of gate and the same four of up; else four and four more.
-fn store_row(row: u32, first: u32, second: u32, low: vec4f, high: vec4f) {
-  store(row, first, low.x, high.x);
-  store(row, first + 1u, low.y, high.y);
-  store(row, first + 2u, low.z, high.z);
-  store(row, first + 3u, low.w, high.w);
-  if (!GATED) {
-    store(row, second, high.x, 0.0);
-    store(row, second + 1u, high.y, 0.0);
-    store(row, second + 2u, high.z, 0.0);
-    store(row, second + 3u, high.w, 0.0);
-  }
-}
-
 /// Four columns more: dot products of one row's four inputs with four weight rows.
 fn dots(x: vec4f, w0: vec4f, w1: vec4f, w2: vec4f, w3: vec4f) -> vec4f {
   return vec4f(dot(x, w0), dot(x, w1), dot(x, w2), dot(x, w3));

@@ -1,0 +1,184 @@
+/**
+ * Matrix product with a weight as Hugging Face stores it: output = activation(input . weight^T + bias), optionally added to
+ * what the output holds, optionally gated by a second weight. Four kernels behind one call; see shaders/matmul*.wgsl.
+ */
+import { OptionError } from "../errors.ts";
+import type { BufferSource } from "../gpu/buffers.ts";
+import { describeAdapter } from "../gpu/device.ts";
+import {
+  type AlignedBinding,
+  alignedBinding,
+  type CommandTarget,
+  dispatch,
+  placeholder,
+  spreadWorkgroups,
+  uniforms,
+} from "../gpu/dispatch.ts";
+import { getKernel, type Kernel } from "../gpu/pipeline.ts";
+import { type KernelSource, specialize } from "../gpu/specialize.ts";
+import { BYTES_PER_ELEMENT, expectOneOf } from "../shape.ts";
+import {
+  checkMatmul,
+  type MatmulDesign,
+  type MatmulOptions,
+  type MatmulPart,
+  type MatmulTensors,
+  matmulParts,
+  partOf,
+} from "./matmul-options.ts";
+import { MATMUL, MATMUL_GROUPED, MATMUL_ODD } from "./sources.ts";
+
+export type { Activation, MatmulDesign, MatmulOptions, MatmulTensors } from "./matmul-options.ts";
+
+type Design = Exclude<MatmulDesign, "auto">;
+
+/** Rows up to which a call is bound by reading the weight, so that the decode kernel runs it. */
+const DECODE_ROWS = 4;
+
+/** Invocations per workgroup, and rows and columns per tile with how many invocations share one. */
+const DESIGNS: Readonly<Record<Design, { workgroup: number; rows: number; columns: number; lanes: number }>> = {
+  register: { workgroup: 32, rows: 8, columns: 8, lanes: 1 },
+  subgroup: { workgroup: 32, rows: 16, columns: 32, lanes: 4 },
+  tile: { workgroup: 64, rows: 64, columns: 64, lanes: 64 },
+  decode: { workgroup: 64, rows: 1, columns: 4, lanes: 1 },
+};
+
+const GPU_DECODE_LANES = 32;
+const WEIGHT_FORMATS = { f32: 0, f16: 1, bf16: 2 } as const;
+const ACTIVATIONS = { none: 0, silu: 1, gelu: 2, gelu_tanh: 3, relu: 4 } as const;
+
+/** A compiled matmul; see {@link createMatmul}. */
+export interface Matmul {
+  readonly options: Readonly<MatmulOptions>;
+  /**
+   * Encodes the product of M rows. Allocates nothing and does not submit.
+   * @throws {ShapeError} where a tensor is too small, missing or too many, or input and output share a buffer.
+   */
+  encode(target: CommandTarget, tensors: MatmulTensors): void;
+}
+
+/** The design for many rows on this device. */
+function chooseDesign(device: GPUDevice): Design {
+  const adapter = describeAdapter(device);
+  if (!adapter.isCpu) return "tile";
+  const hasFourLanes = adapter.hasSubgroups && adapter.subgroupMinSize === 4 && adapter.subgroupMaxSize === 4;
+  return hasFourLanes ? "subgroup" : "register";
+}
+
+/**
+ * Compiles a matmul for one set of types. `register` and `subgroup` multiply in f32 with f32 sums, as `tile` does.
+ * @throws {OptionError} for an unknown option, or a design that this device cannot run.
+ * @throws {ShaderCompileError} for dtype f16 on a device without `shader-f16`.
+ */
+export async function createMatmul(device: GPUDevice, options: MatmulOptions): Promise<Matmul> {
+  const where = options.label ? `createMatmul("${options.label}")` : "createMatmul";
+  const weightDtype = expectOneOf(where, "weightDtype", options.weightDtype, ["f32", "f16", "bf16"]);
+  const dtype = expectOneOf(where, "dtype", options.dtype ?? "f32", ["f32", "f16"]);
+  const activation = expectOneOf(where, "activation", options.activation ?? "none", [
+    "none",
+    "silu",
+    "gelu",
+    "gelu_tanh",
+    "relu",
+  ]);
+  const forced = expectOneOf(where, "design", options.design ?? "auto", [
+    "auto",
+    "register",
+    "subgroup",
+    "tile",
+    "decode",
+  ]);
+  const adapter = describeAdapter(device);
+  if (forced === "subgroup" && chooseDesign(device) !== "subgroup")
+    throw new OptionError(
+      `${where}: expected a device with subgroups of exactly 4 lanes for design "subgroup", got ${adapter.name} with ${adapter.subgroupMinSize} to ${adapter.subgroupMaxSize}`,
+    );
+  const manyRows = forced === "auto" ? chooseDesign(device) : forced;
+  const decodeLanes = adapter.isCpu ? 1 : GPU_DECODE_LANES;
+  const { gated = false, hasBias = false } = options;
+  const bytes = BYTES_PER_ELEMENT[dtype];
+  const weightBytes = BYTES_PER_ELEMENT[weightDtype];
+
+  const compile = (design: Design, isGrouped: boolean): Promise<Kernel> => {
+    const kernel: KernelSource = { ...MATMUL[design], lib: isGrouped ? MATMUL_GROUPED : MATMUL_ODD };
+    const source = specialize(kernel, {
+      InputGroup: isGrouped ? `vec4<${dtype}>` : dtype,
+      OutputElem: dtype,
+      WEIGHT_FORMAT: WEIGHT_FORMATS[weightDtype],
+      GATED: gated,
+      HAS_BIAS: hasBias,
+      ACTIVATION: ACTIVATIONS[activation],
+      ...(isGrouped && weightDtype !== "f32" ? { WeightGroup: "vec2<u32>", WEIGHT_WORDS: 2 } : {}),
+      ...(design === "decode" ? { LANES: decodeLanes } : {}),
+    });
+    const label = `${kernel.file} ${weightDtype}${gated ? " gated" : ""}${isGrouped ? "" : " odd"}`;
+    return getKernel(device, {
+      label,
+      source,
+      bindings: ["uniform", "read", "read", "read", "read", "read", "read-write"],
+    });
+  };
+  // Odd rows are rare, and read so slowly that the larger tile would not repay its compile (seconds on SwiftShader).
+  const oddRows = forced === "auto" && manyRows === "subgroup" ? "register" : manyRows;
+  const fewRows = forced === "auto" ? "decode" : manyRows;
+  const kernels = {
+    many: { grouped: await compile(manyRows, true), odd: await compile(oddRows, false) },
+    few: { grouped: await compile(fewRows, true), odd: await compile(fewRows, false) },
+  };
+  const mostBytes = device.limits.maxStorageBufferBindingSize - device.limits.minStorageBufferOffsetAlignment;
+  const unused: AlignedBinding = { binding: { buffer: placeholder(device) }, skipBytes: 0 };
+
+  function encode(target: CommandTarget, tensors: MatmulTensors): void {
+    const call = options.label ? `matmul("${options.label}")` : "matmul";
+    checkMatmul(call, options, tensors);
+    const { rows, inFeatures, outFeatures, inputStride = inFeatures, outputStride = outFeatures } = tensors;
+    const rowBytes = {
+      inputRowBytes: inputStride * bytes,
+      outputRowBytes: outputStride * bytes,
+      weightRowBytes: inFeatures * weightBytes,
+    };
+    for (const part of matmulParts(call, { rows, outFeatures, ...rowBytes }, mostBytes))
+      encodePart(call, target, tensors, part);
+  }
+
+  function encodePart(call: string, target: CommandTarget, tensors: MatmulTensors, part: MatmulPart): void {
+    const { inFeatures, outFeatures, inputStride = inFeatures, outputStride = outFeatures } = tensors;
+    const bind = (name: string, source: BufferSource | undefined, first: number, count: number, size: number) =>
+      source ? alignedBinding(device, partOf(call, name, source, first * size, count * size)) : unused;
+    const span = (stride: number, width: number) => (part.rows - 1) * stride + width;
+    const weightPart = [part.column * inFeatures, part.columns * inFeatures, weightBytes] as const;
+    const biasPart = [part.column, part.columns, weightBytes] as const;
+    const input = bind("input", tensors.input, part.row * inputStride, span(inputStride, inFeatures), bytes);
+    const weight = bind("weight", tensors.weight, ...weightPart);
+    const upWeight = bind("upWeight", tensors.upWeight, ...weightPart);
+    const bias = bind("bias", tensors.bias, ...biasPart);
+    const upBias = bind("upBias", tensors.upBias, ...biasPart);
+    const outputStart = part.row * outputStride + part.column;
+    const output = bind("output", tensors.output, outputStart, span(outputStride, part.columns), bytes);
+
+    const starts = [input.skipBytes / bytes, weight.skipBytes / weightBytes, upWeight.skipBytes / weightBytes] as const;
+    const isGrouped = [inFeatures, inputStride, ...starts].every((elements) => elements % 4 === 0);
+    const isDecode = forced === "decode" || (forced === "auto" && part.rows <= DECODE_ROWS);
+    const design = DESIGNS[isDecode ? "decode" : isGrouped ? manyRows : oddRows];
+    const lanes = isDecode ? decodeLanes : design.lanes;
+    const columnTiles = Math.ceil(part.columns / (gated ? design.columns / 2 : design.columns));
+    const tiles = Math.ceil(part.rows / design.rows) * columnTiles;
+    const workgroups = spreadWorkgroups(device, Math.ceil((tiles * lanes) / design.workgroup));
+    const sizes = [
+      ...[part.rows, inFeatures, part.columns, tensors.accumulate ? 1 : 0],
+      ...[starts[0], inputStride, output.skipBytes / bytes, outputStride],
+      ...[starts[1], starts[2], bias.skipBytes / weightBytes, upBias.skipBytes / weightBytes],
+      ...[columnTiles, workgroups[0]],
+    ].map((u32) => ({ u32 }));
+    dispatch(device, target, {
+      kernel: kernels[isDecode ? "few" : "many"][isGrouped ? "grouped" : "odd"],
+      bindings: [
+        uniforms(device, sizes),
+        ...[input, weight, upWeight, bias, upBias, output].map((aligned) => aligned.binding),
+      ],
+      workgroups,
+    });
+  }
+
+  return { options, encode };
+}
