@@ -2,6 +2,7 @@
 import { type GenerateJob, type JobEvent, runGenerate } from "../../src/cli/generate-job.ts";
 import type { JobAnswer } from "../../src/cli/harness-answer.ts";
 import { requestRingwiseDevice } from "../../src/index.ts";
+import { type NeedleJob, runNeedle } from "../jobs/needle.ts";
 import { runBench } from "../jobs/run.ts";
 import { runSoak, type SoakJob } from "../jobs/soak.ts";
 import type { BenchJob } from "../result-types.ts";
@@ -20,6 +21,8 @@ const JOBS: Record<string, (device: GPUDevice, job: never) => Promise<unknown>> 
   },
   soak: (device, { source, job }: { source: string; job: SoakJob }) =>
     runSoak(device, new URL(source, location.href), job, (sample) => void ringwiseEmit(sample)),
+  needle: (device, { source, job }: { source: string; job: NeedleJob }) =>
+    runNeedle(device, new URL(source, location.href), job, (cell) => void ringwiseEmit(cell)),
   bench: (device, job: BenchJob) => runBench(device, job, (event) => void ringwiseEmit(event)),
 };
 
