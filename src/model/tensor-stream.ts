@@ -1,5 +1,5 @@
 /** Tensors as a stream of pieces: read in file order, many small tensors at once, large ones in slices. */
-import { BYTES_PER_ELEMENT, expectInteger } from "../shape.ts";
+import { expectInteger } from "../shape.ts";
 import type { StoredTensor } from "./safetensors.ts";
 import type { ModelFiles } from "./types.ts";
 
@@ -97,7 +97,3 @@ export async function* streamTensors(
 
 /** Bytes of a tensor as it is stored. */
 export const storedByteLength = (tensor: StoredTensor): number => tensor.end - tensor.start;
-
-/** Elements of a tensor as it is stored. */
-export const storedElementCount = (tensor: StoredTensor): number =>
-  storedByteLength(tensor) / BYTES_PER_ELEMENT[tensor.dtype];
