@@ -22,6 +22,8 @@ export interface KvBlockSettings {
   readback?: Readback;
   /** Tokens per page. */
   pageSize: number;
+  /** Sliding window: what no later query can see is forgotten, and its pages are used again. */
+  window?: number;
   kvHeads: number;
   headDim: number;
   valueDim: number;
@@ -144,13 +146,14 @@ export class KvBlock implements RingBlock {
   }
 
   /**
-   * Makes room for `tokens` more. A host block whose page is too full sends it to the host: commands that read it must have
+   * Makes room for `tokens` more, at positions from `firstPosition` on. A host block whose page is too full sends it to the host: commands that read it must have
    * been submitted. It takes at most one page at a time; {@link append} takes any number.
    * @throws {GpuMemoryError}
    * @throws {OptionError} where a host block is asked for more than a page.
    */
-  async reserve(tokens: number): Promise<void> {
+  async reserve(tokens: number, firstPosition?: number): Promise<void> {
     this.checkUsable("reserve");
+    if (firstPosition !== undefined) this.forgetHidden(firstPosition);
     const { memory, pageSize } = this.settings;
     if (this.room >= tokens) return;
     if (memory === "gpu") return this.addPages(Math.ceil((tokens - this.room) / pageSize));
@@ -192,6 +195,7 @@ export class KvBlock implements RingBlock {
   /** Appends any number of tokens, submitting by itself. What computes key and value must be submitted. */
   async append(tensors: KvAppendTensors): Promise<void> {
     const { device, memory, pageSize } = this.settings;
+    this.forgetHidden(tensors.firstPosition);
     if (memory === "gpu") await this.reserve(tokenCount(tensors.ranges));
     for (const range of tensors.ranges)
       for (let done = 0; done < range.count; ) {
@@ -249,6 +253,17 @@ export class KvBlock implements RingBlock {
       tokens: range.count,
       width,
     });
+  }
+
+  /** Drops pages that the window hides from every query at `position` or later; on the GPU they wait to be filled again. */
+  private forgetHidden(position: number): void {
+    const { window } = this.settings;
+    if (window === undefined) return;
+    const isHidden = (page: KvPage) => page.count > 0 && page.maxPosition <= position - window;
+    this.hosted = this.hosted.filter((page) => !isHidden(page));
+    const hidden = this.filling.filter(isHidden);
+    for (const page of hidden) page.clear();
+    this.filling = [...this.filling.filter((page) => !hidden.includes(page)), ...hidden];
   }
 
   private async addPages(count: number): Promise<void> {

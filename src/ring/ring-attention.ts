@@ -215,7 +215,10 @@ class Ring implements RingAttention {
     } = parts);
     this.device = parts.kernels.device;
     this.workspaces = new WorkspacePool(this.device);
-    this.device.lost.then(({ message }) => this.life.abort(new DeviceLostError(`${parts.label}: ${message}`)));
+    const { life } = this;
+    const { label } = parts;
+    // Holds on to nothing but these two: a device outlives many rings.
+    this.device.lost.then(({ message }) => life.abort(new DeviceLostError(`${label}: ${message}`)));
   }
 
   shard({ start, count }: TokenSpan): TokenRange[][] {
@@ -226,7 +229,8 @@ class Ring implements RingAttention {
     this.checkUsable();
     const { kernels, readback, pageSize, blockMemory } = this.parts;
     const { kvHeads, headDim, valueDim, dtype } = kernels.resolved;
-    const settings = { device: this.device, copier: kernels.copier, memory: blockMemory, readback, pageSize };
+    const { window } = kernels.rule;
+    const settings = { device: this.device, copier: kernels.copier, memory: blockMemory, readback, pageSize, window };
     return Array.from(
       { length: this.worldSize },
       (_, rank) => new KvBlock({ ...settings, kvHeads, headDim, valueDim, dtype }, rank, `${label} rank ${rank}`),
@@ -236,7 +240,7 @@ class Ring implements RingAttention {
   async reserve(blocks: readonly KvBlock[], span: TokenSpan): Promise<void> {
     this.checkBlocks("reserve", blocks);
     const shards = this.shard(span);
-    await Promise.all(blocks.map((block, rank) => block.reserve(tokenCount(shards[rank]!))));
+    await Promise.all(blocks.map((block, rank) => block.reserve(tokenCount(shards[rank]!), span.start)));
   }
 
   encodeAppend(target: CommandTarget, blocks: readonly KvBlock[], tensors: RingAppendTensors): void {

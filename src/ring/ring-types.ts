@@ -109,7 +109,10 @@ export interface RingAttention {
   /** Which tokens of a chunk each rank takes: `shardTokens` with this ring's world and layout. */
   shard(span: TokenSpan): TokenRange[][];
 
-  /** One empty block per rank; takes no GPU memory until something is appended. They are the caller's to release. */
+  /**
+   * One empty block per rank; takes no GPU memory until something is appended. They are the caller's to release. With
+   * `window`, tokens that no query at or past the chunk being appended can see are forgotten, so memory stays bounded.
+   */
   createBlocks(label?: string): KvBlock[];
 
   /**
