@@ -15,7 +15,13 @@ const stamp = join(root, "dist", ".stamp");
 
 /** What the build reads: a change in any of these makes dist/ old. */
 const SOURCES = ["src", "shaders", "demo", "bench/page", "bench/jobs", "models", "test/cases.ts", "package.json"];
-const CONFIGURATION = ["tsconfig.json", "tsconfig.build.json", "vite.config.ts", "vite.lib.config.ts"];
+const CONFIGURATION = [
+  "scripts/build.mjs",
+  "tsconfig.json",
+  "tsconfig.build.json",
+  "vite.config.ts",
+  "vite.lib.config.ts",
+];
 
 function newestMs(path) {
   if (!existsSync(path)) return 0;
@@ -68,6 +74,9 @@ export async function build() {
   const tsc = join(root, "node_modules", "typescript", "bin", "tsc");
   execFileSync(process.execPath, [tsc, "-p", join(root, "tsconfig.build.json")], { stdio: "inherit", cwd: root });
   rewriteDeclarationImports(join(root, "dist"));
+  // `[Symbol.dispose]` is known to a consumer's compiler only with this library, which few projects name themselves.
+  const declarations = join(root, "dist", "index.d.ts");
+  writeFileSync(declarations, `/// <reference lib="esnext.disposable" />\n${readFileSync(declarations, "utf8")}`);
 
   chmodSync(join(root, "dist/cli/main.js"), 0o755);
   writeFileSync(stamp, `${new Date().toISOString()}\n`);

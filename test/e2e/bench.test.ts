@@ -47,7 +47,7 @@ describe("bench", () => {
       page.on("pageerror", (error) => errors.push(String(error)));
       await page.goto(`file://${join(out, files.find((file) => file.endsWith(".html"))!)}`);
       expect(await page.$$eval("#plots canvas", (canvases) => canvases.length)).toBeGreaterThanOrEqual(2);
-      expect(await page.$$eval("tbody tr", (rows) => rows.length)).toBe(2);
+      expect(await page.$$eval("body > table > tbody > tr", (rows) => rows.length)).toBe(2);
       expect(errors).toEqual([]);
     } finally {
       await browser.close();
