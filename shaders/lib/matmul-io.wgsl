@@ -1,9 +1,8 @@
 // What every matmul kernel shares: sizes, bindings 0 and 3 to 6, the activation's place, and how a result is written.
 //
-// Weights, and the bias beside them, are read as 32-bit words and widened here, so f16 and bf16 need no feature.
+// Needs lib/widen.wgsl.
 
 alias OutputElem = f32;
-const WEIGHT_FORMAT: u32 = 0u; // 0 f32, 1 f16, 2 bf16
 const GATED: bool = false; // two weights: output = activation(x . gate) * (x . up)
 const HAS_BIAS: bool = false;
 
@@ -32,28 +31,9 @@ struct Sizes {
 @group(0) @binding(5) var<storage, read> up_bias: array<u32>;
 @group(0) @binding(6) var<storage, read_write> output: array<OutputElem>;
 
-/// Element `index` of 16-bit numbers packed in two to a word; `word` is the one that holds it.
-fn widen_half(word: u32, index: u32) -> f32 {
-  let bits = word >> (16u * (index & 1u));
-  if (WEIGHT_FORMAT == 1u) {
-    return unpack2x16float(bits).x;
-  }
-  return bitcast<f32>(bits << 16u);
-}
+fn bias_at(index: u32) -> f32 { return widen_element(bias[word_of(index)], index); }
 
-fn bias_at(index: u32) -> f32 {
-  if (WEIGHT_FORMAT == 0u) {
-    return bitcast<f32>(bias[index]);
-  }
-  return widen_half(bias[index / 2u], index);
-}
-
-fn up_bias_at(index: u32) -> f32 {
-  if (WEIGHT_FORMAT == 0u) {
-    return bitcast<f32>(up_bias[index]);
-  }
-  return widen_half(up_bias[index / 2u], index);
-}
+fn up_bias_at(index: u32) -> f32 { return widen_element(up_bias[word_of(index)], index); }
 
 /// Writes one result; `up` counts only where GATED. Out of range: nothing.
 fn store(row: u32, column: u32, sum: f32, up: f32) {

@@ -13,19 +13,9 @@ fn input4(at: u32, left: u32) -> vec4f {
   return keep(vec4f(f32(input[at]), f32(input[at + 1u]), f32(input[at + 2u]), f32(input[at + 3u])), left);
 }
 
-fn weight_at(at: u32) -> f32 {
-  if (WEIGHT_FORMAT == 0u) {
-    return bitcast<f32>(weight[at]);
-  }
-  return widen_half(weight[at / 2u], at);
-}
+fn weight_at(at: u32) -> f32 { return widen_element(weight[word_of(at)], at); }
 
-fn up_weight_at(at: u32) -> f32 {
-  if (WEIGHT_FORMAT == 0u) {
-    return bitcast<f32>(up_weight[at]);
-  }
-  return widen_half(up_weight[at / 2u], at);
-}
+fn up_weight_at(at: u32) -> f32 { return widen_element(up_weight[word_of(at)], at); }
 
 fn weight4(at: u32, left: u32) -> vec4f {
   return keep(vec4f(weight_at(at), weight_at(at + 1u), weight_at(at + 2u), weight_at(at + 3u)), left);

@@ -1,13 +1,21 @@
 /** The only place that imports WGSL: each kernel file as text, by name. */
+
+import add from "../../shaders/add.wgsl?raw";
+import argmax from "../../shaders/argmax.wgsl?raw";
 import attention from "../../shaders/attention.wgsl?raw";
+import attentionFew from "../../shaders/attention-few.wgsl?raw";
 import attentionVanilla from "../../shaders/attention-vanilla.wgsl?raw";
 import concatKv from "../../shaders/concat-kv.wgsl?raw";
 import copyTokens from "../../shaders/copy-tokens.wgsl?raw";
+import embed from "../../shaders/embed.wgsl?raw";
 import finalize from "../../shaders/finalize.wgsl?raw";
 import activation from "../../shaders/lib/activation.wgsl?raw";
 import attentionParams from "../../shaders/lib/attention-params.wgsl?raw";
+import elem from "../../shaders/lib/elem.wgsl?raw";
 import intoOutput from "../../shaders/lib/into-output.wgsl?raw";
 import intoState from "../../shaders/lib/into-state.wgsl?raw";
+import keysPlain from "../../shaders/lib/keys-plain.wgsl?raw";
+import keysQuad from "../../shaders/lib/keys-quad.wgsl?raw";
 import lanesScalar from "../../shaders/lib/lanes-scalar.wgsl?raw";
 import lanesVec4 from "../../shaders/lib/lanes-vec4.wgsl?raw";
 import lengths from "../../shaders/lib/lengths.wgsl?raw";
@@ -19,22 +27,31 @@ import maskNone from "../../shaders/lib/mask-none.wgsl?raw";
 import matmulGrouped from "../../shaders/lib/matmul-grouped.wgsl?raw";
 import matmulIo from "../../shaders/lib/matmul-io.wgsl?raw";
 import matmulOdd from "../../shaders/lib/matmul-odd.wgsl?raw";
+import outputScalar from "../../shaders/lib/output-scalar.wgsl?raw";
+import outputVec4 from "../../shaders/lib/output-vec4.wgsl?raw";
+import pairs from "../../shaders/lib/pairs.wgsl?raw";
+import pairsNone from "../../shaders/lib/pairs-none.wgsl?raw";
 import positions from "../../shaders/lib/positions.wgsl?raw";
-import score from "../../shaders/lib/score.wgsl?raw";
+import scoreTile from "../../shaders/lib/score-tile.wgsl?raw";
 import segments from "../../shaders/lib/segments.wgsl?raw";
 import segmentsNone from "../../shaders/lib/segments-none.wgsl?raw";
 import sinks from "../../shaders/lib/sinks.wgsl?raw";
 import sinksNone from "../../shaders/lib/sinks-none.wgsl?raw";
 import weight from "../../shaders/lib/weight.wgsl?raw";
+import widen from "../../shaders/lib/widen.wgsl?raw";
 import matmul from "../../shaders/matmul.wgsl?raw";
 import matmulDecode from "../../shaders/matmul-decode.wgsl?raw";
 import matmulSubgroup from "../../shaders/matmul-subgroup.wgsl?raw";
 import matmulTile from "../../shaders/matmul-tile.wgsl?raw";
 import merge from "../../shaders/merge.wgsl?raw";
+import rmsnorm from "../../shaders/rmsnorm.wgsl?raw";
+import rope from "../../shaders/rope.wgsl?raw";
 import type { KernelSource } from "../gpu/specialize.ts";
 
 /** `attention.wgsl`, without its `lib/` files: which of them depends on the options. */
 export const ATTENTION: KernelSource = { file: "attention.wgsl", code: attention };
+/** `attention-few.wgsl`, without its `lib/` files. */
+export const ATTENTION_FEW: KernelSource = { file: "attention-few.wgsl", code: attentionFew };
 /** `attention-vanilla.wgsl`, without its `lib/` files. */
 export const ATTENTION_VANILLA: KernelSource = { file: "attention-vanilla.wgsl", code: attentionVanilla };
 /** `concat-kv.wgsl` */
@@ -54,7 +71,14 @@ export const ATTENTION_LIB = {
   lengthsNone: { file: "lib/lengths-none.wgsl", code: lengthsNone },
   segments: { file: "lib/segments.wgsl", code: segments },
   segmentsNone: { file: "lib/segments-none.wgsl", code: segmentsNone },
-  score: { file: "lib/score.wgsl", code: score },
+  elem: { file: "lib/elem.wgsl", code: elem },
+  scoreTile: { file: "lib/score-tile.wgsl", code: scoreTile },
+  keysPlain: { file: "lib/keys-plain.wgsl", code: keysPlain },
+  keysQuad: { file: "lib/keys-quad.wgsl", code: keysQuad },
+  outputVec4: { file: "lib/output-vec4.wgsl", code: outputVec4 },
+  outputScalar: { file: "lib/output-scalar.wgsl", code: outputScalar },
+  pairs: { file: "lib/pairs.wgsl", code: pairs },
+  pairsNone: { file: "lib/pairs-none.wgsl", code: pairsNone },
   maskNone: { file: "lib/mask-none.wgsl", code: maskNone },
   maskIndex: { file: "lib/mask-index.wgsl", code: maskIndex },
   maskAdditive: { file: "lib/mask-additive.wgsl", code: maskAdditive },
@@ -69,7 +93,10 @@ export const ATTENTION_LIB = {
 /** `copy-tokens.wgsl`. */
 export const COPY_TOKENS: KernelSource = { file: "copy-tokens.wgsl", code: copyTokens };
 
+const WIDEN: KernelSource = { file: "lib/widen.wgsl", code: widen };
+
 const MATMUL_IO: readonly KernelSource[] = [
+  WIDEN,
   { file: "lib/matmul-io.wgsl", code: matmulIo },
   { file: "lib/activation.wgsl", code: activation },
 ];
@@ -87,3 +114,14 @@ export const MATMUL = {
   tile: { file: "matmul-tile.wgsl", code: matmulTile },
   decode: { file: "matmul-decode.wgsl", code: matmulDecode },
 } satisfies Record<string, KernelSource>;
+
+/** `rmsnorm.wgsl`. */
+export const RMSNORM: KernelSource = { file: "rmsnorm.wgsl", code: rmsnorm, lib: [WIDEN] };
+/** `rope.wgsl`. */
+export const ROPE: KernelSource = { file: "rope.wgsl", code: rope };
+/** `embed.wgsl`. */
+export const EMBED: KernelSource = { file: "embed.wgsl", code: embed, lib: [WIDEN] };
+/** `add.wgsl`. */
+export const ADD: KernelSource = { file: "add.wgsl", code: add };
+/** `argmax.wgsl`. */
+export const ARGMAX: KernelSource = { file: "argmax.wgsl", code: argmax };
