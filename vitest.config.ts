@@ -21,6 +21,7 @@ export default defineConfig({
         define: {
           __SHARED__: JSON.stringify(shared),
           __ONNX_CASES__: JSON.stringify(process.env.RINGWISE_ONNX_CASES ?? null),
+          __GOLDEN__: JSON.stringify(process.env.RINGWISE_GOLDEN ?? null),
         },
         server: { fs: { strict: false } },
         test: {

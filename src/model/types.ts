@@ -132,7 +132,18 @@ export interface Model {
   readonly hasChatTemplate: boolean;
   tokenize(text: string, options?: { addBos?: boolean }): number[];
   detokenize(ids: readonly number[]): string;
+  /**
+   * Answers a prompt. Options and ids are checked at once; the run begins with the iteration and holds GPU memory until
+   * that ends, by itself, by `break` or by an abort. One run at a time: a second iteration throws while one goes on, and
+   * waits where that one was aborted.
+   * @throws {OptionError} for bad options, ids outside of the vocabulary, a conversation without a chat template.
+   */
   generate(prompt: Prompt, options?: GenerateOptions): Generation;
+  /** Logits `[V]` after the prompt's last token. Counts as a run: one at a time. */
+  logits(
+    prompt: Prompt,
+    options?: Pick<GenerateOptions, "addBos" | "prefillChunkSize" | "signal" | "onProgress">,
+  ): Promise<Float32Array>;
   /** Other ring for the runs to come (the weights stay). */
   setRing(ring: RingOptions): Promise<void>;
   destroy(): void;

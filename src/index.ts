@@ -1,0 +1,38 @@
+/** Ringwise: Ring Attention with Blockwise Transformers for WebGPU. This is the whole public API. */
+
+export * from "./errors.ts";
+export {
+  type AllocateOptions,
+  allocate,
+  allocateAll,
+  type BufferSource,
+  type BufferView,
+  read,
+  release,
+  upload,
+  write,
+} from "./gpu/buffers.ts";
+export { type AdapterDescription, type DeviceOptions, describeAdapter, requestRingwiseDevice } from "./gpu/device.ts";
+export type { CommandTarget } from "./gpu/dispatch.ts";
+export { ledgerOf, type MemoryLedger, type MemoryUse, SHARED } from "./gpu/ledger.ts";
+export { type Attention, createAttention } from "./kernels/attention.ts";
+export { type AttentionStepper, createAttentionStepper } from "./kernels/attention-stepper.ts";
+export type {
+  AttentionDesign,
+  AttentionKind,
+  AttentionMask,
+  AttentionOptions,
+  AttentionStepTensors,
+  AttentionTensors,
+  TokenPositions,
+} from "./kernels/attention-types.ts";
+export { loadModel, loadPreset, type PresetOptions } from "./model/load-model.ts";
+export { type NeedleText, type NeedleTextOptions, needleText } from "./model/needle-text.ts";
+export { PRESET_NAMES, type PresetName } from "./model/presets.ts";
+export type * from "./model/types.ts";
+export type { KvBlock } from "./ring/kv-block.ts";
+export type { ArrivedPage, Transport, TransportPass } from "./ring/transport.ts";
+export { createRingAttention } from "./ring/ring-attention.ts";
+export type * from "./ring/ring-types.ts";
+export type * from "./ring/types.ts";
+export type { AttentionLayout, Dtype, WeightDtype } from "./shape.ts";

@@ -1,0 +1,312 @@
+/**
+ * The decoder's weights and kernels, and what one layer is: RMSNorm, Q/K/V, norms of heads (Qwen3), RoPE | attention |
+ * output projection and residual, RMSNorm, chunked MLP and residual. Everything here encodes; attention stands between
+ * the two halves, because on a ring it submits by itself.
+ */
+import { UnsupportedModelError } from "../errors.ts";
+import { allocateAll, type BufferView, release } from "../gpu/buffers.ts";
+import type { CommandTarget } from "../gpu/dispatch.ts";
+import { createEmbed, type Embed } from "../kernels/embed.ts";
+import { createMatmul, type Matmul } from "../kernels/matmul.ts";
+import { createMlp, type Mlp } from "../kernels/mlp.ts";
+import { createRmsNorm, type RmsNorm } from "../kernels/rmsnorm.ts";
+import { createRope, type Rope } from "../kernels/rope.ts";
+import { ropeTable } from "../kernels/rope-tables.ts";
+import type { WeightDtype } from "../shape.ts";
+import type { ModelConfig } from "./config.ts";
+import { releaseWeights, type Weights, type WeightTensor } from "./weights.ts";
+
+/** Intermediate tensors of one chunk, f32, made once per run and used by every layer of every chunk. */
+export interface Activations {
+  /** Tokens that fit. */
+  readonly chunkSize: number;
+  /** u32 `[chunk]` */
+  readonly ids: GPUBuffer;
+  /** cos and sin, `[chunk, D/2, 2]` */
+  readonly rope: GPUBuffer;
+  /** The residual stream, `[chunk, C]`. */
+  readonly hidden: GPUBuffer;
+  /** `[chunk, C]` */
+  readonly normed: GPUBuffer;
+  /** `[chunk, H, D]` */
+  readonly query: GPUBuffer;
+  /** `[chunk, K, D]` */
+  readonly key: GPUBuffer;
+  /** `[chunk, K, D]` */
+  readonly value: GPUBuffer;
+  /** Attention's output, `[chunk, H, D]`. */
+  readonly attended: GPUBuffer;
+  /** `[V]`, of one row. */
+  readonly logits: GPUBuffer;
+  release(): void;
+}
+
+/** Kernels that come in a variant per type of the weights they read. */
+interface DtypeKernels {
+  matmul: Matmul;
+  matmulBias: Matmul;
+  norm: RmsNorm;
+}
+
+/** A weight with the kernels that read its type, and its bias where it has one. */
+interface Linear {
+  weight: WeightTensor;
+  bias: WeightTensor | undefined;
+  kernel: Matmul;
+}
+
+interface Norm {
+  weight: WeightTensor;
+  kernel: RmsNorm;
+}
+
+interface Layer {
+  inputNorm: Norm;
+  query: Linear;
+  key: Linear;
+  value: Linear;
+  queryNorm: Norm | undefined;
+  keyNorm: Norm | undefined;
+  output: Linear;
+  mlpNorm: Norm;
+  gate: Linear;
+  up: Linear;
+  down: Linear;
+  mlp: Mlp;
+}
+
+/** A kernel; some hold memory of their own. */
+interface Destroyable {
+  destroy?(): void;
+}
+
+/** Compiles the kernels for a model and takes over its weights. @throws {ShaderCompileError | GpuMemoryError} */
+export async function createDecoder(
+  device: GPUDevice,
+  config: ModelConfig,
+  weights: Weights,
+  mlpChunkSize: number,
+): Promise<Decoder> {
+  const made: Destroyable[] = [];
+  const keep = async <T extends object>(kernel: Promise<T>): Promise<T> => {
+    const one = await kernel;
+    made.push(one as Destroyable);
+    return one;
+  };
+  try {
+    const dtypes = new Set([...weights.values()].map((weight) => weight.dtype));
+    const byDtype = new Map<WeightDtype, DtypeKernels>();
+    for (const weightDtype of dtypes)
+      byDtype.set(weightDtype, {
+        matmul: await keep(createMatmul(device, { weightDtype })),
+        matmulBias: await keep(createMatmul(device, { weightDtype, hasBias: true })),
+        norm: await keep(createRmsNorm(device, { weightDtype, eps: config.rmsNormEps })),
+      });
+    const mlps = new Map<WeightDtype, Mlp>();
+    for (let layer = 0; layer < config.layerCount; layer++) {
+      const { dtype } = weights.get(`model.layers.${layer}.mlp.gate_proj.weight`)!;
+      if (mlps.has(dtype)) continue;
+      const { hiddenSize, intermediateSize, hiddenAct: activation, mlpBias: hasBias } = config;
+      const sizes = { hiddenSize, intermediateSize, mlpChunkSize, hasBias };
+      mlps.set(dtype, await keep(createMlp(device, { ...sizes, activation, gated: true, weightDtype: dtype })));
+    }
+    const rope = await keep(createRope(device, { headDim: config.headDim }));
+    const { dtype: weightDtype } = weights.get("model.embed_tokens.weight")!;
+    const embed = await keep(createEmbed(device, { weightDtype }));
+    return new Decoder(device, config, weights, { byDtype, mlps, rope, embed, made });
+  } catch (error) {
+    for (const kernel of made) kernel.destroy?.();
+    throw error;
+  }
+}
+
+/** See the module's comment. Owns its weights and kernels. */
+export class Decoder {
+  readonly layerCount: number;
+  private readonly layers: Layer[];
+  private readonly finalNorm: Norm;
+  private readonly head: Linear;
+  private readonly embedding: WeightTensor;
+
+  constructor(
+    private readonly device: GPUDevice,
+    private readonly config: ModelConfig,
+    private readonly weights: Weights,
+    private readonly kernels: {
+      byDtype: ReadonlyMap<WeightDtype, DtypeKernels>;
+      mlps: ReadonlyMap<WeightDtype, Mlp>;
+      rope: Rope;
+      embed: Embed;
+      made: readonly Destroyable[];
+    },
+  ) {
+    this.layerCount = config.layerCount;
+    this.layers = Array.from({ length: config.layerCount }, (_, layer) => this.layer(`model.layers.${layer}.`));
+    this.finalNorm = this.norm("model.norm.weight")!;
+    this.embedding = weights.get("model.embed_tokens.weight")!;
+    this.head = this.linear(config.tieWordEmbeddings ? "model.embed_tokens" : "lm_head");
+  }
+
+  /** Takes memory for chunks of up to `chunkSize` tokens. @throws {GpuMemoryError} */
+  async createActivations(chunkSize: number): Promise<Activations> {
+    const { hiddenSize, heads, kvHeads, headDim, vocabSize } = this.config;
+    const widths = {
+      ids: 1,
+      rope: headDim,
+      hidden: hiddenSize,
+      normed: hiddenSize,
+      query: heads * headDim,
+      key: kvHeads * headDim,
+      value: kvHeads * headDim,
+      attended: heads * headDim,
+    };
+    const list = Object.entries(widths).map(([label, width]) => ({ label, byteLength: chunkSize * width * 4 }));
+    const buffers = await allocateAll(this.device, [...list, { label: "logits", byteLength: vocabSize * 4 }]);
+    const named = Object.fromEntries([...Object.keys(widths), "logits"].map((name, index) => [name, buffers[index]!]));
+    return {
+      ...(named as unknown as Omit<Activations, "chunkSize" | "release">),
+      chunkSize,
+      release: () => {
+        for (const buffer of buffers) release(buffer);
+      },
+    };
+  }
+
+  /** Writes ids and rope tables of tokens at positions `start, start + 1, ...` (through the queue, before what is submitted next). */
+  writeTokens(activations: Activations, ids: readonly number[], start: number, ropeLength: number): void {
+    const { rope: config, headDim: rotaryDim } = this.config;
+    const positions = ids.map((_, index) => start + index);
+    const table = ropeTable(config, { rotaryDim, positions, seqLen: ropeLength });
+    this.device.queue.writeBuffer(activations.ids, 0, Uint32Array.from(ids));
+    this.device.queue.writeBuffer(activations.rope, 0, table);
+  }
+
+  /** ids -> hidden */
+  encodeEmbed(target: CommandTarget, { ids, hidden }: Activations, tokens: number): void {
+    const { vocabSize, hiddenSize: width } = this.config;
+    const { buffer: table } = this.embedding;
+    this.kernels.embed.encode(target, { table, ids, output: hidden, tokens, vocabSize, width });
+  }
+
+  /** hidden -> query, key (rotated) and value, of all `count` rows. */
+  encodeProjections(target: CommandTarget, activations: Activations, layer: number, count: number): void {
+    const { hiddenSize, heads, kvHeads, headDim } = this.config;
+    const { hidden, normed, query, key, value, rope: table } = activations;
+    const { inputNorm, query: q, key: k, value: v, queryNorm, keyNorm } = this.layers[layer]!;
+    this.encodeNorm(target, inputNorm, hidden, normed, count, hiddenSize);
+    this.encodeLinear(target, q, normed, query, count, hiddenSize, heads * headDim);
+    this.encodeLinear(target, k, normed, key, count, hiddenSize, kvHeads * headDim);
+    this.encodeLinear(target, v, normed, value, count, hiddenSize, kvHeads * headDim);
+    if (queryNorm) this.encodeNorm(target, queryNorm, query, undefined, count * heads, headDim);
+    if (keyNorm) this.encodeNorm(target, keyNorm, key, undefined, count * kvHeads, headDim);
+    this.kernels.rope.encode(target, { input: query, table, seqLen: count, heads });
+    this.kernels.rope.encode(target, { input: key, table, seqLen: count, heads: kvHeads });
+  }
+
+  /** Queries from row `firstRow` on, and where attention's output for them goes. */
+  attentionRows({ query, attended }: Activations, firstRow: number): { query: BufferView; output: BufferView } {
+    const byteOffset = firstRow * this.config.heads * this.config.headDim * 4;
+    return { query: { buffer: query, byteOffset }, output: { buffer: attended, byteOffset } };
+  }
+
+  /** attended -> hidden, rows `firstRow` to `firstRow + count - 1`: output projection and MLP, each added to the residual. */
+  encodeRest(target: CommandTarget, activations: Activations, layer: number, firstRow: number, count: number): void {
+    const { hiddenSize, heads, headDim } = this.config;
+    const { output, mlpNorm, gate, up, down, mlp } = this.layers[layer]!;
+    const { normed } = activations;
+    const attended = { buffer: activations.attended, byteOffset: firstRow * heads * headDim * 4 };
+    const hidden = { buffer: activations.hidden, byteOffset: firstRow * hiddenSize * 4 };
+    this.encodeLinear(target, output, attended, hidden, count, heads * headDim, hiddenSize, true);
+    this.encodeNorm(target, mlpNorm, hidden, normed, count, hiddenSize);
+    mlp.encode(target, {
+      input: normed,
+      output: hidden,
+      tokens: count,
+      gate: gate.weight.buffer,
+      up: up.weight.buffer,
+      down: down.weight.buffer,
+      gateBias: gate.bias?.buffer,
+      upBias: up.bias?.buffer,
+      downBias: down.bias?.buffer,
+      accumulate: true,
+    });
+  }
+
+  /** hidden -> logits, of one row. */
+  encodeLogits(target: CommandTarget, { hidden, normed, logits }: Activations, row: number): void {
+    const { hiddenSize, vocabSize } = this.config;
+    const input = { buffer: hidden, byteOffset: row * hiddenSize * 4 };
+    this.encodeNorm(target, this.finalNorm, input, normed, 1, hiddenSize);
+    this.encodeLinear(target, this.head, normed, logits, 1, hiddenSize, vocabSize);
+  }
+
+  /** Gives weights and kernels back. Doing it twice does no harm. */
+  destroy(): void {
+    for (const kernel of this.kernels.made) kernel.destroy?.();
+    releaseWeights(this.weights);
+  }
+
+  private encodeNorm(
+    target: CommandTarget,
+    { kernel, weight }: Norm,
+    input: GPUBuffer | BufferView,
+    output: GPUBuffer | undefined,
+    rows: number,
+    width: number,
+  ): void {
+    kernel.encode(target, { input, weight: weight.buffer, output, rows, width });
+  }
+
+  private encodeLinear(
+    target: CommandTarget,
+    { kernel, weight, bias }: Linear,
+    input: GPUBuffer | BufferView,
+    output: GPUBuffer | BufferView,
+    rows: number,
+    inFeatures: number,
+    outFeatures: number,
+    accumulate = false,
+  ): void {
+    const tensors = { input, weight: weight.buffer, bias: bias?.buffer, output };
+    kernel.encode(target, { ...tensors, rows, inFeatures, outFeatures, accumulate });
+  }
+
+  private norm(name: string): Norm | undefined {
+    const weight = this.weights.get(name);
+    return weight && { weight, kernel: this.kernels.byDtype.get(weight.dtype)!.norm };
+  }
+
+  private linear(name: string): Linear {
+    const weight = this.weights.get(`${name}.weight`)!;
+    const bias = this.weights.get(`${name}.bias`);
+    if (bias) this.expectSameDtype(`${name}.bias`, bias, weight);
+    const kernels = this.kernels.byDtype.get(weight.dtype)!;
+    return { weight, bias, kernel: bias ? kernels.matmulBias : kernels.matmul };
+  }
+
+  private layer(name: string): Layer {
+    const [gate, up, down] = ["gate", "up", "down"].map((part) => this.linear(`${name}mlp.${part}_proj`));
+    for (const part of [up!, down!]) this.expectSameDtype(`${name}mlp`, part.weight, gate!.weight);
+    return {
+      inputNorm: this.norm(`${name}input_layernorm.weight`)!,
+      query: this.linear(`${name}self_attn.q_proj`),
+      key: this.linear(`${name}self_attn.k_proj`),
+      value: this.linear(`${name}self_attn.v_proj`),
+      queryNorm: this.norm(`${name}self_attn.q_norm.weight`),
+      keyNorm: this.norm(`${name}self_attn.k_norm.weight`),
+      output: this.linear(`${name}self_attn.o_proj`),
+      mlpNorm: this.norm(`${name}post_attention_layernorm.weight`)!,
+      gate: gate!,
+      up: up!,
+      down: down!,
+      mlp: this.kernels.mlps.get(gate!.weight.dtype)!,
+    };
+  }
+
+  private expectSameDtype(name: string, got: WeightTensor, expected: WeightTensor): void {
+    if (got.dtype === expected.dtype) return;
+    throw new UnsupportedModelError(
+      `loadModel: expected the tensors of ${name} to have one type, got ${got.dtype} beside ${expected.dtype}: load with weightDtype "f32", "f16" or "bf16"`,
+    );
+  }
+}

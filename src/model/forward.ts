@@ -1,0 +1,106 @@
+/** Tokens through all layers: a chunk of prefill, or one token of decode, against the KV cache of a run. */
+import type { RingStep } from "../ring/types.ts";
+import type { Activations, Decoder } from "./decoder.ts";
+import type { KvCache } from "./kv-cache.ts";
+
+/** Encodes the choice of the next token. */
+export type EncodePick = (encoder: GPUCommandEncoder) => void;
+
+/** One pass for everything: opening a pass per dispatch is what would cost most in decoding. */
+interface Commands {
+  encoder: GPUCommandEncoder;
+  pass: GPUComputePassEncoder;
+}
+
+/** How one chunk is run. */
+export interface ForwardOptions {
+  signal: AbortSignal;
+  /** Tokens in the whole prompt: what dynamic NTK scaling sees. */
+  ropeLength: number;
+  /** Encodes the choice of the next token behind the logits. */
+  encodePick?: EncodePick;
+  /** Ring steps of one layer, when it is done. */
+  onSteps?: (layer: number, steps: readonly RingStep[]) => void;
+}
+
+/** One run's way through the model: decoder (weights and kernels), activations of a chunk, KV cache. */
+export class Forward {
+  constructor(
+    private readonly device: GPUDevice,
+    private readonly decoder: Decoder,
+    private readonly activations: Activations,
+    private readonly cache: KvCache,
+  ) {}
+
+  /**
+   * Prefill of one chunk at positions `start, start + 1, ...`. With `wantsLogits` the logits after its last token are in
+   * the activations when this resolves (submitted).
+   *
+   * In the last layer only the prompt's very last row is ever read, so chunks before the last stop once their keys and
+   * values are kept, and the last chunk goes on with one row.
+   * @throws signal.reason
+   */
+  async prefill(ids: readonly number[], start: number, wantsLogits: boolean, options: ForwardOptions): Promise<void> {
+    const { decoder, activations, cache } = this;
+    const { signal } = options;
+    const count = ids.length;
+    const lastLayer = decoder.layerCount - 1;
+    decoder.writeTokens(activations, ids, start, options.ropeLength);
+    // What follows one layer's attention and what precedes the next one's go to the GPU together.
+    let pending = this.commands(`prefill ${start}`);
+    decoder.encodeEmbed(pending.pass, activations, count);
+    for (let layer = 0; layer <= lastLayer; layer++) {
+      decoder.encodeProjections(pending.pass, activations, layer, count);
+      this.submit(pending, signal);
+      const { key, value } = activations;
+      await cache.append(layer, { start, count, key: { buffer: key }, value: { buffer: value } }, signal);
+      signal.throwIfAborted();
+      if (layer === lastLayer && !wantsLogits) return;
+      const firstRow = layer === lastLayer ? count - 1 : 0;
+      const { query, output } = decoder.attentionRows(activations, firstRow);
+      const rows = count - firstRow;
+      const steps = await cache.attend(layer, { start: start + firstRow, count: rows, query, output }, signal);
+      signal.throwIfAborted();
+      if (steps.length > 0) options.onSteps?.(layer, steps);
+      signal.throwIfAborted();
+      pending = this.commands(`prefill ${start}, after attention ${layer}`);
+      decoder.encodeRest(pending.pass, activations, layer, firstRow, rows);
+    }
+    decoder.encodeLogits(pending.pass, activations, count - 1);
+    this.submit(pending, signal, options.encodePick);
+  }
+
+  /** One token at `position`; its logits are in the activations when this resolves (submitted). @throws signal.reason */
+  async step(id: number, position: number, signal: AbortSignal, encodePick: EncodePick): Promise<void> {
+    const { decoder, activations, cache } = this;
+    if (!cache.canEncodeStep)
+      return this.prefill([id], position, true, { signal, ropeLength: position + 1, encodePick });
+    await cache.reserve(position, 1);
+    signal.throwIfAborted();
+    decoder.writeTokens(activations, [id], position, position + 1);
+    const commands = this.commands(`decode ${position}`);
+    const { pass } = commands;
+    decoder.encodeEmbed(pass, activations, 1);
+    const { query, output } = decoder.attentionRows(activations, 0);
+    const [key, value] = [{ buffer: activations.key }, { buffer: activations.value }];
+    for (let layer = 0; layer < decoder.layerCount; layer++) {
+      decoder.encodeProjections(pass, activations, layer, 1);
+      cache.encodeStep(pass, layer, { start: position, count: 1, query, output, key, value });
+      decoder.encodeRest(pass, activations, layer, 0, 1);
+    }
+    decoder.encodeLogits(pass, activations, 0);
+    this.submit(commands, signal, encodePick);
+  }
+
+  private commands(label: string): Commands {
+    const encoder = this.device.createCommandEncoder({ label });
+    return { encoder, pass: encoder.beginComputePass({ label }) };
+  }
+
+  private submit({ encoder, pass }: Commands, signal: AbortSignal, encodePick?: EncodePick): void {
+    signal.throwIfAborted();
+    pass.end();
+    encodePick?.(encoder);
+    this.device.queue.submit([encoder.finish()]);
+  }
+}

@@ -1,0 +1,274 @@
+/** One run of a model: prompt to ids, chunked prefill through the ring, then token by token until something stops it. */
+import { OptionError } from "../errors.ts";
+import { read } from "../gpu/buffers.ts";
+import { untilAborted } from "../ring/abort.ts";
+import { describeValue, expectInteger } from "../shape.ts";
+import { encodeChat } from "./chat-template.ts";
+import type { Activations, Decoder } from "./decoder.ts";
+import { Forward } from "./forward.ts";
+import type { KvCache, LayerAttention } from "./kv-cache.ts";
+import { type ChunkTime, estimateSecondsLeft, type StatisticsRecorder } from "./statistics.ts";
+import { createTextStream } from "./text-stream.ts";
+import { TokenPicker } from "./token-picker.ts";
+import type { Tokenizer } from "./tokenizer.ts";
+import type { ChatMessage, GeneratedPiece, GenerateOptions, Prompt } from "./types.ts";
+
+/** What a run needs of a model. */
+export interface RunContext {
+  device: GPUDevice;
+  decoder: Decoder;
+  attention: LayerAttention;
+  /** Absent for presets: ids in, ids out. */
+  tokenizer: Tokenizer | undefined;
+  vocabSize: number;
+  bosTokenId: number | undefined;
+  eosTokenIds: readonly number[];
+}
+
+/** {@link GenerateOptions} with nothing left open. */
+export interface RunOptions {
+  maxNewTokens: number;
+  temperature: number;
+  topP: number;
+  topK: number;
+  seed: number;
+  stopIds: ReadonlySet<number>;
+  addBos: boolean;
+  /** Infinity: the whole prompt at once. */
+  prefillChunkSize: number;
+  onProgress: GenerateOptions["onProgress"];
+}
+
+function expectNumber(name: string, value: number, fits: boolean, expected: string): number {
+  if (typeof value === "number" && fits) return value;
+  throw new OptionError(`generate: expected ${name} to be ${expected}, got ${describeValue(value)}`);
+}
+
+/** Checks the options of a run. @throws {OptionError} naming option, expectation and what came. */
+export function checkRunOptions(options: GenerateOptions, context: RunContext): RunOptions {
+  const { maxNewTokens = 128, temperature = 0, topP = 1, topK = 0, seed = 0, prefillChunkSize = 512 } = options;
+  for (const id of options.stopIds ?? []) expectInteger("generate", "each of stopIds", id, 0, context.vocabSize - 1);
+  return {
+    maxNewTokens: expectInteger("generate", "maxNewTokens", maxNewTokens, 0),
+    temperature: expectNumber(
+      "temperature",
+      temperature,
+      temperature >= 0 && temperature < 1e6,
+      "a number of at least 0",
+    ),
+    topP: expectNumber("topP", topP, topP > 0 && topP <= 1, "a number above 0 and at most 1"),
+    topK: expectInteger("generate", "topK", topK, 0),
+    seed: expectInteger("generate", "seed", seed, 0),
+    stopIds: new Set([...context.eosTokenIds, ...(options.stopIds ?? [])]),
+    addBos: options.addBos ?? true,
+    prefillChunkSize:
+      prefillChunkSize === Number.POSITIVE_INFINITY
+        ? prefillChunkSize
+        : expectInteger("generate", "prefillChunkSize", prefillChunkSize),
+    onProgress: options.onProgress,
+  };
+}
+
+const isIds = (prompt: Prompt): prompt is readonly number[] =>
+  Array.isArray(prompt) && (prompt.length === 0 || typeof prompt[0] === "number");
+
+/**
+ * Checks what can be said of a prompt before it is tokenized.
+ * @throws {OptionError} for ids that are no ids of this model, text without a tokenizer, a conversation without a template.
+ */
+export function checkPrompt(prompt: Prompt, context: RunContext): void {
+  if (isIds(prompt)) {
+    for (const id of prompt)
+      if (!Number.isInteger(id) || id < 0 || id >= context.vocabSize)
+        throw new OptionError(
+          `generate: expected token ids from 0 to ${context.vocabSize - 1} (the vocabulary has ${context.vocabSize}), got ${describeValue(id)}`,
+        );
+    return;
+  }
+  if (typeof prompt !== "string" && !Array.isArray(prompt))
+    throw new OptionError(
+      `generate: expected a prompt of text, token ids or chat messages, got ${describeValue(prompt)}`,
+    );
+  if (!context.tokenizer)
+    throw new OptionError("generate: expected token ids, since this model has no tokenizer, got text");
+  if (typeof prompt !== "string" && !context.tokenizer.chatTemplate)
+    throw new OptionError("generate: expected text or token ids, since this model has no chat template, got messages");
+}
+
+/**
+ * The ids of a prompt. Ids are taken as they are; text gets BOS as the tokenizer does; a conversation goes through the
+ * model's chat template, which brings its own. An empty prompt is BOS alone.
+ * @throws {OptionError} for a prompt of no tokens.
+ */
+export async function promptIds(prompt: Prompt, addBos: boolean, context: RunContext): Promise<number[]> {
+  const { tokenizer, bosTokenId } = context;
+  let ids: number[];
+  if (isIds(prompt)) ids = [...prompt];
+  else if (typeof prompt === "string") ids = tokenizer!.encode(prompt, { addBos });
+  else
+    ids = await encodeChat(tokenizer!, prompt as readonly ChatMessage[]);
+  if (ids.length === 0 && addBos && bosTokenId !== undefined) ids = [bosTokenId];
+  if (ids.length > 0) return ids;
+  const why = addBos ? "and this model has no BOS to begin with" : "and no BOS is added (addBos is false)";
+  throw new OptionError(`generate: expected a prompt of at least one token, got an empty one, ${why}`);
+}
+
+/** Prefill in chunks, with progress; the logits after the last token are in the activations when it resolves. */
+async function prefill(
+  forward: Forward,
+  ids: readonly number[],
+  options: RunOptions,
+  recorder: StatisticsRecorder,
+  context: RunContext,
+  signal: AbortSignal,
+  encodePick?: (encoder: GPUCommandEncoder) => void,
+): Promise<void> {
+  const { onProgress } = options;
+  const { layerCount } = context.decoder;
+  const totalTokens = ids.length;
+  const chunks: ChunkTime[] = [];
+  const beginMs = performance.now();
+  onProgress?.({ type: "prefill", doneTokens: 0, totalTokens, tokensPerSecond: 0, secondsLeft: Number.NaN });
+  for (let start = 0; start < totalTokens; start += options.prefillChunkSize) {
+    const chunkMs = performance.now();
+    const chunk = ids.slice(start, start + options.prefillChunkSize);
+    const isLast = start + chunk.length === totalTokens;
+    await forward.prefill(chunk, start, isLast, {
+      signal,
+      ropeLength: totalTokens,
+      encodePick,
+      onSteps: (layer, steps) => {
+        recorder.steps(steps);
+        onProgress?.({ type: "ring", layer, layerCount, steps });
+      },
+    });
+    // Not further ahead of the GPU than a chunk: keeps the queue short, so that an abort stops at once.
+    await untilAborted(context.device.queue.onSubmittedWorkDone(), signal);
+    const nowMs = performance.now();
+    chunks.push({ start, count: chunk.length, seconds: (nowMs - chunkMs) / 1000 });
+    const doneTokens = start + chunk.length;
+    onProgress?.({
+      type: "prefill",
+      doneTokens,
+      totalTokens,
+      tokensPerSecond: doneTokens / Math.max((nowMs - beginMs) / 1000, 1e-6),
+      secondsLeft: estimateSecondsLeft(chunks, totalTokens),
+    });
+  }
+}
+
+/** What a run holds on the GPU, and its way through the model. */
+class RunMemory {
+  private constructor(
+    readonly activations: Activations,
+    readonly cache: KvCache,
+    readonly forward: Forward,
+  ) {}
+
+  /** Takes memory for chunks of `chunkSize` and a context of at most `maxTokens`. @throws {GpuMemoryError} */
+  static async take(
+    { device, decoder, attention }: RunContext,
+    chunkSize: number,
+    maxTokens: number,
+  ): Promise<RunMemory> {
+    const activations = await decoder.createActivations(chunkSize);
+    try {
+      const cache = await attention.createCache(maxTokens);
+      return new RunMemory(activations, cache, new Forward(device, decoder, activations, cache));
+    } catch (error) {
+      activations.release();
+      throw error;
+    }
+  }
+
+  release(): void {
+    this.cache.release();
+    this.activations.release();
+  }
+}
+
+/**
+ * Runs a checked prompt. Memory is taken when the iteration begins and given back when it ends, however it ends.
+ * @throws signal.reason
+ */
+export async function* run(
+  context: RunContext,
+  prompt: Prompt,
+  options: RunOptions,
+  recorder: StatisticsRecorder,
+  signal: AbortSignal,
+): AsyncGenerator<GeneratedPiece, void, undefined> {
+  const { device, tokenizer } = context;
+  let memory: RunMemory | undefined;
+  let picker: TokenPicker | undefined;
+  try {
+    recorder.start();
+    signal.throwIfAborted();
+    const ids = await promptIds(prompt, options.addBos, context);
+    const chunkSize = Math.min(options.prefillChunkSize, ids.length);
+    memory = await RunMemory.take(context, chunkSize, ids.length + options.maxNewTokens);
+    const { forward, cache, activations } = memory;
+    picker = await TokenPicker.create(device, activations.logits, context.vocabSize, options);
+    const pick = picker;
+    const encodePick = (encoder: GPUCommandEncoder) => pick.encode(encoder);
+    // An answer to a conversation begins anew; a continuation of text keeps the space between.
+    const isContinuation = typeof prompt === "string" || isIds(prompt);
+    const text = tokenizer && createTextStream(tokenizer, isContinuation ? ids : []);
+
+    const beginMs = performance.now();
+    await prefill(forward, ids, options, recorder, context, signal, encodePick);
+    if (options.maxNewTokens === 0) {
+      recorder.prefillDone(ids.length, performance.now() - beginMs);
+      recorder.finish("maxNewTokens");
+      return;
+    }
+    let id = await untilAborted(pick.take(), signal);
+    recorder.prefillDone(ids.length, performance.now() - beginMs);
+    for (let count = 1; ; count++) {
+      if (options.stopIds.has(id)) {
+        recorder.finish("stopId");
+        // Bytes that never became a character are shown as what they are, with the id that ended the answer.
+        const rest = text?.end() ?? "";
+        if (rest !== "") yield { tokenId: id, text: rest };
+        return;
+      }
+      const isLast = count === options.maxNewTokens;
+      recorder.token();
+      if (isLast) recorder.finish("maxNewTokens");
+      recorder.memory(cache.kvTokens());
+      yield { tokenId: id, text: text ? text.push(id) + (isLast ? text.end() : "") : "" };
+      if (isLast) return;
+      signal.throwIfAborted();
+      const stepMs = performance.now();
+      await forward.step(id, ids.length + count - 1, signal, encodePick);
+      id = await untilAborted(pick.take(), signal);
+      recorder.decoded(performance.now() - stepMs);
+    }
+  } finally {
+    recorder.memory(memory?.cache.kvTokens() ?? []);
+    memory?.release();
+    picker?.release();
+  }
+}
+
+/** The logits `[V]` after a checked prompt, yielded once; memory as in {@link run}. @throws signal.reason */
+export async function* runLogits(
+  context: RunContext,
+  prompt: Prompt,
+  options: RunOptions,
+  recorder: StatisticsRecorder,
+  signal: AbortSignal,
+): AsyncGenerator<Float32Array, void, undefined> {
+  let memory: RunMemory | undefined;
+  try {
+    const ids = await promptIds(prompt, options.addBos, context);
+    memory = await RunMemory.take(context, Math.min(options.prefillChunkSize, ids.length), ids.length);
+    await prefill(memory.forward, ids, options, recorder, context, signal);
+    const source = { buffer: memory.activations.logits, byteLength: context.vocabSize * 4 };
+    const logits = new Float32Array(await untilAborted(read(context.device, source), signal));
+    recorder.finish("maxNewTokens");
+    yield logits;
+  } finally {
+    memory?.release();
+  }
+}

@@ -1,0 +1,133 @@
+/** From a source to a model on the GPU: config, tokenizer, kernels, weights. After any failure nothing is held. */
+import { OptionError } from "../errors.ts";
+import { describeValue, expectInteger } from "../shape.ts";
+import { type ModelConfig, parseModelConfig } from "./config.ts";
+import { createDecoder, type Decoder } from "./decoder.ts";
+import { type JsonObject, parseJsonObject } from "./json.ts";
+import { createLayerAttention, type LayerAttention } from "./kv-cache.ts";
+import { deviceLostError, explainFailure, LoadedModel, resolveRing } from "./model.ts";
+import { type PresetName, presetConfig, randomWeights } from "./presets.ts";
+import { readOptional } from "./read-file.ts";
+import { openModelSource } from "./sources.ts";
+import { loadTokenizer, type Tokenizer } from "./tokenizer.ts";
+import type { LoadOptions, LoadProgress, Model, ModelSource, RingOptions } from "./types.ts";
+import { loadWeights, releaseWeights, type Weights } from "./weights.ts";
+
+/** How a preset is made. */
+export interface PresetOptions extends Omit<LoadOptions, "token"> {
+  /** Seed of the random weights. Default 0. */
+  seed?: number;
+}
+
+/** What loading goes on with once its options are checked. */
+interface Loading {
+  device: GPUDevice;
+  ring: Required<RingOptions>;
+  mlpChunkSize: number;
+  signal: AbortSignal;
+  report(phase: LoadProgress["phase"], message: string): void;
+}
+
+/** Tokens per chunk through the MLP, unless given. */
+const MLP_CHUNK_SIZE = 512;
+
+/** Checks the options, ties caller's abort and device's loss into one signal, and names the cause of a failure. */
+async function withLoading(
+  where: string,
+  options: LoadOptions,
+  load: (loading: Loading) => Promise<Model>,
+): Promise<Model> {
+  const device = options?.device;
+  if (typeof device?.createBuffer !== "function")
+    throw new OptionError(`${where}: expected options.device to be a GPUDevice, got ${describeValue(device)}`);
+  const ring = resolveRing(where, options.ring);
+  const mlpChunkSize = expectInteger(where, "mlpChunkSize", options.mlpChunkSize ?? MLP_CHUNK_SIZE);
+  const lost = new AbortController();
+  device.lost.then((info) => lost.abort(deviceLostError(where, info)));
+  const signal = options.signal ? AbortSignal.any([options.signal, lost.signal]) : lost.signal;
+  const report: Loading["report"] = (phase, message) =>
+    options.onProgress?.({ phase, message, loadedBytes: 0, totalBytes: 0 });
+  try {
+    // A device that is lost already says so only a moment later.
+    await Promise.race([device.lost, Promise.resolve()]);
+    signal.throwIfAborted();
+    return await load({ device, ring, mlpChunkSize, signal, report });
+  } catch (error) {
+    throw signal.aborted ? signal.reason : await explainFailure(where, device, error);
+  }
+}
+
+/** Kernels, weights and the model around them; on a failure or abort everything taken so far is given back. */
+async function assemble(
+  loading: Loading,
+  parts: { name: string; configJson: JsonObject; config: ModelConfig; tokenizer: Tokenizer | undefined },
+  readWeights: () => Promise<Weights>,
+): Promise<Model> {
+  const { device, signal, ring, report } = loading;
+  let attention: LayerAttention | undefined;
+  let weights: Weights | undefined;
+  let decoder: Decoder | undefined;
+  try {
+    report("compile", "Compiling attention");
+    attention = await createLayerAttention(device, parts.config, ring);
+    signal.throwIfAborted();
+    weights = await readWeights();
+    signal.throwIfAborted();
+    report("compile", "Compiling layers");
+    decoder = await createDecoder(device, parts.config, weights, loading.mlpChunkSize);
+    signal.throwIfAborted();
+    report("ready", `${parts.name} is ready`);
+    return new LoadedModel({ device, ...parts, decoder, attention });
+  } catch (error) {
+    decoder?.destroy();
+    if (weights) releaseWeights(weights);
+    attention?.destroy();
+    throw error;
+  }
+}
+
+/**
+ * Loads a model of the LLaMA family: Llama, Mistral, Qwen2, Qwen3. Config and tokenizer come first, so that what is not
+ * supported is refused by name before a byte of weights is read; then tensors stream to the GPU one at a time.
+ * @param source A Hugging Face id ("owner/name"), the URL of a folder, File objects, a folder handle, or {@link ModelFiles}.
+ * @throws {UnsupportedModelError} naming what is not supported.
+ * @throws {ModelFormatError} for a broken config, tokenizer, index or weights file.
+ * @throws {ModelSourceError} where a file cannot be fetched or read whole.
+ * @throws {GpuMemoryError} where the model does not fit.
+ * @throws {DeviceLostError} where the device is lost. Abort rejects with `signal.reason`. After any failure nothing is held.
+ */
+export function loadModel(source: ModelSource, options: LoadOptions): Promise<Model> {
+  return withLoading("loadModel", options, async (loading) => {
+    const { signal, device, report } = loading;
+    report("config", "Reading config.json");
+    const files = await openModelSource(source, { token: options.token });
+    const configJson = parseJsonObject("config.json", await files.read("config.json", undefined, signal));
+    const generationBytes = await readOptional(files, "generation_config.json", signal);
+    const generationJson = generationBytes && parseJsonObject("generation_config.json", generationBytes);
+    const config = parseModelConfig(configJson, generationJson);
+    report("tokenizer", "Reading the tokenizer");
+    const tokenizer = await loadTokenizer(files, { signal, vocabSize: config.vocabSize });
+    const { onProgress, weightDtype } = options;
+    return assemble(loading, { name: files.name, configJson, config, tokenizer }, () =>
+      loadWeights(device, files, config, { onProgress, signal, weightDtype }),
+    );
+  });
+}
+
+/**
+ * A model of the original system's sizes with random weights, made on the spot: for benchmarks. It has no tokenizer:
+ * prompts are token ids, and pieces have no text.
+ * @param options `weightDtype` "auto" (the default) is f32.
+ * @throws {OptionError} for a name that is none. Else as {@link loadModel}.
+ */
+export function loadPreset(name: PresetName, options: PresetOptions): Promise<Model> {
+  return withLoading("loadPreset", options, async (loading) => {
+    const config = presetConfig(name);
+    const { seed, weightDtype, onProgress } = options;
+    const dtype = weightDtype === undefined || weightDtype === "auto" ? "f32" : weightDtype;
+    const configJson = { ...config } as JsonObject;
+    return assemble(loading, { name, configJson, config, tokenizer: undefined }, () =>
+      randomWeights(loading.device, config, { seed, dtype, onProgress, signal: loading.signal }),
+    );
+  });
+}

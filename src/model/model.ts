@@ -1,0 +1,200 @@
+/** A loaded model: what `loadModel` returns. Owns its weights and rings; runs of `generate` take and give back the rest. */
+import { DestroyedError, DeviceLostError, OptionError, RingwiseError } from "../errors.ts";
+import { expectInteger, expectOneOf } from "../shape.ts";
+import type { ModelConfig } from "./config.ts";
+import type { Decoder } from "./decoder.ts";
+import { checkPrompt, checkRunOptions, type RunContext, run, runLogits } from "./generate.ts";
+import { createLayerAttention, type LayerAttention } from "./kv-cache.ts";
+import { StatisticsRecorder } from "./statistics.ts";
+import type { Tokenizer } from "./tokenizer.ts";
+import type { GenerateOptions, Generation, Model, Prompt, RingOptions } from "./types.ts";
+
+/** What a model is made of. The model owns `decoder` and `attention` from then on. */
+export interface ModelParts {
+  device: GPUDevice;
+  name: string;
+  /** config.json as it came. */
+  configJson: Readonly<Record<string, unknown>>;
+  config: ModelConfig;
+  tokenizer: Tokenizer | undefined;
+  decoder: Decoder;
+  attention: LayerAttention;
+}
+
+/**
+ * Ring options with nothing left open. The kinds other than "ring" run on one rank, whatever `worldSize` says.
+ * @throws {OptionError}
+ */
+export function resolveRing(where: string, ring: RingOptions = {}): Required<RingOptions> {
+  const attention = expectOneOf(where, "ring.attention", ring.attention ?? "ring", [
+    "vanilla",
+    "flash",
+    "blockwise",
+    "ring",
+  ]);
+  const worldSize = expectInteger(where, "ring.worldSize", ring.worldSize ?? 1, 1, 64);
+  const layout = expectOneOf(where, "ring.layout", ring.layout ?? "zigzag", ["contiguous", "zigzag", "striped"]);
+  const blockMemory = expectOneOf(where, "ring.blockMemory", ring.blockMemory ?? "gpu", ["gpu", "host"]);
+  if (attention !== "ring" && blockMemory === "host")
+    throw new OptionError(
+      `${where}: expected ring.blockMemory to be "gpu" with ring.attention "${attention}" (only "ring" streams blocks from the host), got "host"`,
+    );
+  return { worldSize: attention === "ring" ? worldSize : 1, layout, blockMemory, attention };
+}
+
+/** The device's loss as our error. */
+export const deviceLostError = (where: string, info: GPUDeviceLostInfo): DeviceLostError =>
+  new DeviceLostError(
+    `${where}: the GPU device was lost (${info.reason ?? "unknown"}): ${info.message || "no further message"}. Request a new device and load the model again.`,
+  );
+
+/**
+ * What to throw for a failure: the device's loss where that is the cause (the platform's own errors arrive a moment before
+ * `device.lost` does), else the failure itself.
+ */
+export async function explainFailure(where: string, device: GPUDevice, error: unknown): Promise<unknown> {
+  if (error instanceof RingwiseError) return error;
+  const moment = new Promise<undefined>((resolve) => setTimeout(resolve, 50));
+  const info = await Promise.race([device.lost, moment]);
+  return info ? Object.assign(deviceLostError(where, info), { cause: error }) : error;
+}
+
+/** {@link Model} on one device. */
+export class LoadedModel implements Model {
+  readonly name: string;
+  readonly config: Readonly<Record<string, unknown>>;
+  readonly hasChatTemplate: boolean;
+  private readonly ended = new AbortController();
+  private attention: LayerAttention;
+  private current: { signal: AbortSignal; end(): Promise<unknown> } | undefined;
+
+  constructor(private readonly parts: ModelParts) {
+    this.name = parts.name;
+    this.config = parts.configJson;
+    this.attention = parts.attention;
+    this.hasChatTemplate = parts.tokenizer?.chatTemplate !== undefined;
+    parts.device.lost.then((info) => this.ended.abort(deviceLostError(`model ${this.name}`, info)));
+  }
+
+  get ring(): Readonly<Required<RingOptions>> {
+    return this.attention.ring;
+  }
+
+  tokenize(text: string, options: { addBos?: boolean } = {}): number[] {
+    return this.tokenizer("tokenize").encode(text, { addBos: options.addBos ?? true });
+  }
+
+  detokenize(ids: readonly number[]): string {
+    return this.tokenizer("detokenize").decode(ids);
+  }
+
+  generate(prompt: Prompt, options: GenerateOptions = {}): Generation {
+    this.ended.signal.throwIfAborted();
+    const context = this.context();
+    const runOptions = checkRunOptions(options, context);
+    checkPrompt(prompt, context);
+    const recorder = new StatisticsRecorder(this.parts.device, this.ring);
+    const iterator = this.exclusiveRun(recorder, options.signal, (signal) =>
+      run(this.context(), prompt, runOptions, recorder, signal),
+    );
+    return { statistics: recorder.statistics, [Symbol.asyncIterator]: () => iterator };
+  }
+
+  async logits(
+    prompt: Prompt,
+    options: Pick<GenerateOptions, "addBos" | "prefillChunkSize" | "signal" | "onProgress"> = {},
+  ): Promise<Float32Array> {
+    this.ended.signal.throwIfAborted();
+    const runOptions = checkRunOptions(options, this.context());
+    checkPrompt(prompt, this.context());
+    const recorder = new StatisticsRecorder(this.parts.device, this.ring);
+    const run = this.exclusiveRun(recorder, options.signal, (signal) =>
+      runLogits(this.context(), prompt, runOptions, recorder, signal),
+    );
+    for await (const logits of run) return logits;
+    throw new DestroyedError(`logits: expected model ${this.name} to finish its run, got none`);
+  }
+
+  async setRing(ring: RingOptions): Promise<void> {
+    this.ended.signal.throwIfAborted();
+    const resolved = resolveRing("setRing", ring);
+    await this.freeForNext("setRing");
+    const { device, config } = this.parts;
+    const attention = await createLayerAttention(device, config, resolved);
+    if (this.ended.signal.aborted || this.current) attention.destroy();
+    this.ended.signal.throwIfAborted();
+    if (this.current) throw busyError("setRing", this.name);
+    this.attention.destroy();
+    this.attention = attention;
+  }
+
+  destroy(): void {
+    if (this.ended.signal.reason instanceof DestroyedError) return;
+    // After a lost device the signal has its reason already: the run has ended, and the memory is still to be struck off.
+    this.ended.abort(new DestroyedError(`model ${this.name}: expected a usable model, got a destroyed one`));
+    this.attention.destroy();
+    this.parts.decoder.destroy();
+  }
+
+  [Symbol.dispose](): void {
+    this.destroy();
+  }
+
+  private context(): RunContext {
+    const { device, decoder, tokenizer, config } = this.parts;
+    return {
+      device,
+      decoder,
+      attention: this.attention,
+      tokenizer,
+      vocabSize: config.vocabSize,
+      bosTokenId: tokenizer ? tokenizer.bosTokenId : config.bosTokenId,
+      eosTokenIds: [...new Set([...config.eosTokenIds, ...(tokenizer?.eosTokenIds ?? [])])],
+    };
+  }
+
+  private tokenizer(where: string): Tokenizer {
+    if (this.parts.tokenizer) return this.parts.tokenizer;
+    throw new OptionError(`${where}: expected a model with a tokenizer, got preset ${this.name}, which has none`);
+  }
+
+  /** Waits for a run that was aborted to give its memory back. @throws {OptionError} where a run goes on. */
+  private async freeForNext(where: string): Promise<void> {
+    const { current } = this;
+    if (!current) return;
+    if (!current.signal.aborted) throw busyError(where, this.name);
+    await current.end();
+    if (this.current === current) this.current = undefined;
+  }
+
+  /** One run at a time. An abort ends the run at once, also while the caller holds the iteration. */
+  private async *exclusiveRun<Piece>(
+    recorder: StatisticsRecorder,
+    userSignal: AbortSignal | undefined,
+    start: (signal: AbortSignal) => AsyncGenerator<Piece, void, undefined>,
+  ): AsyncGenerator<Piece, void, undefined> {
+    while (this.current) await this.freeForNext("generate");
+    const signal = userSignal ? AbortSignal.any([this.ended.signal, userSignal]) : this.ended.signal;
+    signal.throwIfAborted();
+    const inner = start(signal);
+    const entry = { signal, end: () => inner.return() };
+    this.current = entry;
+    const abort = () => void inner.return().catch(() => {});
+    signal.addEventListener("abort", abort, { once: true });
+    try {
+      yield* inner;
+      // Ended from outside while the caller held the iteration: that is no ordinary end.
+      if (recorder.statistics.stopReason === "aborted") signal.throwIfAborted();
+    } catch (error) {
+      throw signal.aborted ? signal.reason : await explainFailure("generate", this.parts.device, error);
+    } finally {
+      signal.removeEventListener("abort", abort);
+      if (this.current === entry) this.current = undefined;
+    }
+  }
+}
+
+const busyError = (where: string, name: string): OptionError =>
+  new OptionError(
+    `${where}: expected model ${name} to be idle, got a run in progress: finish its iteration or abort it first (one run at a time)`,
+  );
