@@ -42,7 +42,8 @@ function plotOver(
 }
 
 function plotsOf(document: BenchDocument): Plot[] {
-  const attention = document.results.filter((result) => result.group === "attention");
+  // One family of shapes that differ in length alone; the table has the others.
+  const attention = document.results.filter((result) => result.case.startsWith("prefill-"));
   const memory = document.results.filter((result) => result.group === "memory");
   return [
     plotOver(attention, "Time against length", "milliseconds", true, (result) => result.timeMs?.median),
@@ -99,6 +100,7 @@ for (const plot of plots) {
     title: plot.title,
     width: Math.min(1100, document.body.clientWidth - 20),
     height: 340,
+    padding: [8, 28, 0, 0],
     scales: { x: { time: false, distr: 3, log: 2 }, y: { distr: plot.isLog ? 3 : 1, range: plot.isLog ? undefined : (u, min, max) => [0, max * 1.1] } },
     axes: [{ label: plot.xLabel, values: (u, ticks) => ticks.map(String) }, { label: plot.yLabel, size: 70 }],
     series: [{ label: plot.xLabel }, ...plot.series.map((line, index) => ({

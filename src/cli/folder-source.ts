@@ -2,7 +2,7 @@
 import { open, stat } from "node:fs/promises";
 import { basename, isAbsolute, join, normalize, resolve } from "node:path";
 import { ModelSourceError, OptionError } from "../errors.ts";
-import type { ModelFiles } from "../model/types.ts";
+import type { ModelFiles } from "../index.ts";
 
 const isAbsent = (error: unknown): boolean =>
   ["ENOENT", "ENOTDIR", "EISDIR"].includes((error as NodeJS.ErrnoException).code ?? "");
