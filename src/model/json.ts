@@ -9,8 +9,15 @@ export type JsonObject = Readonly<Record<string, unknown>>;
 export const isJsonObject = (value: unknown): value is JsonObject =>
   typeof value === "object" && value !== null && !Array.isArray(value);
 
-/** What came, for messages: as describeValue, with "nothing" for an absent field. */
-export const describeJson = (value: unknown): string => (value === undefined ? "nothing" : describeValue(value));
+/** What came, for messages: short whatever it is ("nothing" for an absent field, "a list of 900", "an object"). */
+export function describeJson(value: unknown): string {
+  if (value === undefined) return "nothing";
+  if (Array.isArray(value)) {
+    const isShort = value.length <= 8 && value.every((entry) => typeof entry !== "object" || entry === null);
+    return isShort ? `[${value.map(describeJson).join(", ")}]` : `a list of ${value.length}`;
+  }
+  return isJsonObject(value) ? "an object" : describeValue(value);
+}
 
 /**
  * The value that a JSON file holds.

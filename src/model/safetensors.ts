@@ -43,30 +43,30 @@ const OTHER_DTYPES = new Set(
 const isCount = (value: unknown): value is number => Number.isSafeInteger(value) && (value as number) >= 0;
 
 function parseTensor(where: string, name: string, value: unknown): StoredTensor {
-  const entry = expectObject(where, `tensor "${name}" to be an object`, value);
+  const entry = expectObject(where, `tensor ${describeJson(name)} to be an object`, value);
   const { dtype, shape, data_offsets: offsets } = entry;
   if (typeof dtype !== "string" || !(Object.hasOwn(DTYPES, dtype) || OTHER_DTYPES.has(dtype)))
     throw new ModelFormatError(
-      `${where}: expected dtype of "${name}" to be F32, F16 or BF16, got ${describeJson(dtype)}`,
+      `${where}: expected dtype of ${describeJson(name)} to be F32, F16 or BF16, got ${describeJson(dtype)}`,
     );
   if (!Object.hasOwn(DTYPES, dtype))
     throw new UnsupportedModelError(
-      `${where}: dtype ${dtype} of "${name}" is not supported: expected F32, F16 or BF16`,
+      `${where}: dtype ${dtype} of ${describeJson(name)} is not supported: expected F32, F16 or BF16`,
     );
   if (!Array.isArray(shape) || !shape.every(isCount) || !Number.isSafeInteger(elementCount(shape) * 4))
     throw new ModelFormatError(
-      `${where}: expected shape of "${name}" to be a list of counts, got ${describeJson(shape)}`,
+      `${where}: expected shape of ${describeJson(name)} to be a list of counts, got ${describeJson(shape)}`,
     );
   if (!Array.isArray(offsets) || offsets.length !== 2 || !offsets.every(isCount) || offsets[0]! > offsets[1]!)
     throw new ModelFormatError(
-      `${where}: expected data_offsets of "${name}" to be [start, end], got ${describeJson(offsets)}`,
+      `${where}: expected data_offsets of ${describeJson(name)} to be [start, end], got ${describeJson(offsets)}`,
     );
   const [start, end] = offsets as [number, number];
   const type = DTYPES[dtype]!;
   const byteLength = elementCount(shape) * BYTES_PER_ELEMENT[type];
   if (end - start !== byteLength)
     throw new ModelFormatError(
-      `${where}: expected "${name}", ${dtype} ${formatShape(shape)}, to take ${byteLength} bytes, got ${end - start} (data_offsets ${formatShape(offsets)})`,
+      `${where}: expected ${describeJson(name)}, ${dtype} ${describeJson(shape)}, to take ${byteLength} bytes, got ${end - start} (data_offsets ${describeJson(offsets)})`,
     );
   return { name, dtype: type, shape, path: where, start, end };
 }
@@ -78,14 +78,14 @@ function checkCover(path: string, tensors: StoredTensor[], dataStart: number, fi
   for (const tensor of tensors) {
     if (tensor.end > fileByteLength)
       throw new ModelFormatError(
-        `${path}: expected "${tensor.name}" to end within the file of ${fileByteLength} bytes, got an end at ${tensor.end} (cut short, or not this header's file)`,
+        `${path}: expected ${describeJson(tensor.name)} to end within the file of ${fileByteLength} bytes, got an end at ${tensor.end} (cut short, or not this header's file)`,
       );
     if (tensor.start !== position)
       throw new ModelFormatError(
-        `${path}: expected "${tensor.name}" to start at ${position - dataStart}, right after ${previous}, got ${tensor.start - dataStart} (${tensor.start < position ? "an overlap" : "a hole"})`,
+        `${path}: expected ${describeJson(tensor.name)} to start at ${position - dataStart}, right after ${previous}, got ${tensor.start - dataStart} (${tensor.start < position ? "an overlap" : "a hole"})`,
       );
     position = tensor.end;
-    previous = `"${tensor.name}"`;
+    previous = `${describeJson(tensor.name)}`;
   }
   if (position !== fileByteLength)
     throw new ModelFormatError(
@@ -106,7 +106,7 @@ export function parseSafetensorsHeader(path: string, header: Uint8Array, fileByt
   const json = expectObject(path, "the header to be a JSON object", parseJson(path, header));
   const duplicate = findDuplicateKey(new TextDecoder().decode(header));
   if (duplicate !== undefined)
-    throw new ModelFormatError(`${path}: expected every name in the header once, got "${duplicate}" twice`);
+    throw new ModelFormatError(`${path}: expected every name in the header once, got ${describeJson(duplicate)} twice`);
   const dataStart = 8 + header.byteLength;
   const tensors: StoredTensor[] = [];
   for (const [name, value] of Object.entries(json)) {
@@ -157,7 +157,7 @@ function parseIndex(json: JsonObject): Map<string, string> {
   for (const [name, path] of Object.entries(map))
     if (typeof path !== "string" || !/^[^/\\:%]+\.safetensors$/.test(path) || path.startsWith("."))
       throw new ModelFormatError(
-        `${INDEX_FILE}: expected weight_map["${name}"] to be the name of a .safetensors file, got ${describeJson(path)}`,
+        `${INDEX_FILE}: expected weight_map[${describeJson(name)}] to be the name of a .safetensors file, got ${describeJson(path)}`,
       );
   return new Map(Object.entries(map) as [string, string][]);
 }
@@ -167,7 +167,7 @@ async function readShards(files: ModelFiles, signal?: AbortSignal): Promise<Stor
   const json = expectObject(INDEX_FILE, "a JSON object", parseJson(INDEX_FILE, bytes));
   const duplicate = findDuplicateKey(new TextDecoder().decode(bytes));
   if (duplicate !== undefined)
-    throw new ModelFormatError(`${INDEX_FILE}: expected every name once, got "${duplicate}" twice`);
+    throw new ModelFormatError(`${INDEX_FILE}: expected every name once, got ${describeJson(duplicate)} twice`);
   const index = parseIndex(json);
   const paths = [...new Set(index.values())].sort();
   const sizes = await Promise.all(paths.map((path) => files.size(path, signal)));
@@ -179,11 +179,13 @@ async function readShards(files: ModelFiles, signal?: AbortSignal): Promise<Stor
     for (const tensor of await readSafetensorsHeader(files, path, signal)) {
       const other = found.get(tensor.name);
       if (other)
-        throw new ModelFormatError(`${path}: expected "${tensor.name}" in one shard, got it in ${other.path} as well`);
+        throw new ModelFormatError(
+          `${path}: expected ${describeJson(tensor.name)} in one shard, got it in ${other.path} as well`,
+        );
       const named = index.get(tensor.name);
       if (named !== path)
         throw new ModelFormatError(
-          `${INDEX_FILE}: expected weight_map["${tensor.name}"] to be "${path}", where it is, got ${describeJson(named)}`,
+          `${INDEX_FILE}: expected weight_map[${describeJson(tensor.name)}] to be ${describeJson(path)}, where it is, got ${describeJson(named)}`,
         );
       found.set(tensor.name, tensor);
     }
@@ -197,7 +199,10 @@ async function readShards(files: ModelFiles, signal?: AbortSignal): Promise<Stor
 
 /** `a, b, c and 7 more` */
 function listNames(names: readonly string[]): string {
-  const shown = names.slice(0, 4).join(", ");
+  const shown = names
+    .slice(0, 4)
+    .map((name) => (name.length > 100 ? `${name.slice(0, 97)}...` : name))
+    .join(", ");
   return names.length > 4 ? `${shown} and ${names.length - 4} more` : shown;
 }
 
@@ -249,7 +254,7 @@ export function matchTensors(config: ModelConfig, stored: readonly StoredTensor[
     }
     if (formatShape(tensor.shape) !== formatShape(wanted.shape))
       throw new ModelFormatError(
-        `${tensor.path}: expected ${describeTensor(wanted)} (from config.json), got ${formatShape(tensor.shape)}`,
+        `${tensor.path}: expected ${describeTensor(wanted)} (from config.json), got ${describeJson(tensor.shape)}`,
       );
     needed.push(tensor);
   }

@@ -126,6 +126,21 @@ function splitsAtWords(model: JsonObject, tokens: Map<number, string>): boolean 
 
 const WORD_SPLIT = { type: "Split", pattern: { Regex: "▁*[^▁]+|▁+" }, behavior: "Isolated", invert: false };
 
+/** Deepest nesting of normalizers, pre-tokenizers and decoders; real ones have 3 or 4 levels. */
+const MAX_DEPTH = 32;
+
+/** The library ignores a pattern that it cannot read; the text would be split otherwise than the file says. */
+function checkPatterns(part: unknown, depth = 0): void {
+  if (typeof part !== "object" || part === null) return;
+  if (depth > MAX_DEPTH) fail(`at most ${MAX_DEPTH} levels in normalizer, pre_tokenizer and decoder`, part);
+  const { type, pattern } = part as JsonObject;
+  if (type === "Split" || type === "Replace") {
+    const text = isJsonObject(pattern) ? (pattern.Regex ?? pattern.String) : undefined;
+    if (typeof text !== "string") fail(`pattern of a ${type} to be a Regex or a String`, pattern);
+  }
+  for (const child of Object.values(part)) checkPatterns(child, depth + 1);
+}
+
 /** "<s>" out of `"bos_token": "<s>"` or `"bos_token": {"content": "<s>", ...}`. */
 function specialToken(config: Fields, name: string): string | undefined {
   const value = config.get(name);
@@ -250,6 +265,7 @@ export async function createTokenizer(
   // tokenizer_config.json's switch goes before the template of tokenizer.json, as in the reference implementation.
   const addsBos = bosTokenId !== undefined && config.boolean("add_bos_token", prefix.length > 0);
 
+  for (const part of [json.normalizer, json.pre_tokenizer, json.decoder]) checkPatterns(part);
   // Special tokens are added here, not by the library's post-processor.
   const preTokenizer = json.pre_tokenizer ?? (splitsAtWords(model, baseTokens) ? WORD_SPLIT : null);
   const complete = {
