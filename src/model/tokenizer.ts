@@ -124,7 +124,17 @@ function splitsAtWords(model: JsonObject, tokens: Map<number, string>): boolean 
   return true;
 }
 
-const WORD_SPLIT = { type: "Split", pattern: { Regex: "▁*[^▁]+|▁+" }, behavior: "Isolated", invert: false };
+const splitAt = (regex: string) => ({ type: "Split", pattern: { Regex: regex }, behavior: "Isolated", invert: false });
+
+/** The pre-tokenizer as the file means it, and with words apart where that changes nothing but the speed. */
+function completePreTokenizer(part: unknown, isSplittable: boolean): unknown {
+  const words = isSplittable ? [splitAt("▁*[^▁]+|▁+")] : [];
+  if (part === undefined || part === null) return words[0] ?? null;
+  if (!isJsonObject(part) || part.type !== "Metaspace" || (part.replacement ?? "▁") !== "▁") return part;
+  // The library's Metaspace never splits; the reference's does, at every "▁", unless it is told not to.
+  const splits = part.split === false ? words : [splitAt("▁[^▁]*|[^▁]+")];
+  return { type: "Sequence", pretokenizers: [part, ...splits] };
+}
 
 /** Deepest nesting of normalizers, pre-tokenizers and decoders; real ones have 3 or 4 levels. */
 const MAX_DEPTH = 32;
@@ -267,12 +277,11 @@ export async function createTokenizer(
 
   for (const part of [json.normalizer, json.pre_tokenizer, json.decoder]) checkPatterns(part);
   // Special tokens are added here, not by the library's post-processor.
-  const preTokenizer = json.pre_tokenizer ?? (splitsAtWords(model, baseTokens) ? WORD_SPLIT : null);
   const complete = {
     ...json,
     added_tokens: json.added_tokens ?? [],
     normalizer: json.normalizer ?? null,
-    pre_tokenizer: preTokenizer,
+    pre_tokenizer: completePreTokenizer(json.pre_tokenizer, splitsAtWords(model, baseTokens)),
     post_processor: null,
     decoder: json.decoder ?? null,
   };

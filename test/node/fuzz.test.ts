@@ -13,7 +13,7 @@ import { loadWeights, releaseWeights } from "../../src/model/weights.ts";
 import { elementCount } from "../../src/shape.ts";
 import { fakeDevice, memoryFiles, packTensors, safetensorsFile } from "./model-files.ts";
 
-const RUNS = 3000;
+const RUNS = 2500;
 const encode = (value: unknown) => new TextEncoder().encode(JSON.stringify(value));
 
 const config = {
@@ -183,7 +183,7 @@ function mangleTree(root: unknown, edits: readonly Edit[]): unknown {
     else if (kind === "swap") put(slot.holder, slot.key, second.holder[second.key]);
     else if (kind === "add" && Array.isArray(slot.holder)) slot.holder.push(structuredClone(value));
     else if (kind === "add") put(slot.holder, key, value);
-    else if (kind === "rename") {
+    else if (kind === "rename" && !Array.isArray(slot.holder)) {
       put(slot.holder, key, slot.holder[slot.key]);
       delete slot.holder[slot.key];
     } else put(slot.holder, slot.key, value);
@@ -227,7 +227,7 @@ function mangleHeader(file: Uint8Array, edits: readonly Edit[], isLengthHonest: 
 }
 
 test("nesting without end, lists and names without end", async () => {
-  const deep = `${"[".repeat(200_000)}${"]".repeat(200_000)}`;
+  const deep = `${"[".repeat(100_000)}${"]".repeat(100_000)}`;
   const long = JSON.stringify("x".repeat(1_000_000));
   const wide = JSON.stringify(Array(100_000).fill(1));
   for (const value of [deep, long, wide])

@@ -87,6 +87,20 @@ describe.skipIf(!hasShared)("others' vectors through the phi3 tokenizer, without
     );
   });
 
+  test("the newer form, with Metaspace instead of normalizers: not split by words unless told to be", async () => {
+    const json = readJson(`${TOKENIZERS}/phi3/tokenizer.json`);
+    const metaspace = { type: "Metaspace", replacement: "▁", prepend_scheme: "first" };
+    const of = (more: object) =>
+      createTokenizer({ ...json, normalizer: null, pre_tokenizer: { ...metaspace, ...more } });
+    const [whole, words] = [await of({ split: false }), await of({ split: true })];
+    const text = "Two  spaces,   three\nand a 日本 word";
+    expect(whole.encode(text)).toEqual(phi3.encode(text));
+    expect(whole.decode(whole.encode(text))).toBe(text);
+    // Split at every "▁", runs of them are never one token.
+    expect(words.encode(text).length).toBeGreaterThan(whole.encode(text).length);
+    expect(words.decode(words.encode(text))).toBe(text);
+  });
+
   test("vocabulary, special tokens, template", () => {
     expect(phi3.vocabSize).toBe(32_011);
     expect(phi3.bosTokenId).toBe(1);
