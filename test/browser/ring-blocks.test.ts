@@ -18,7 +18,7 @@ afterAll(() => device.destroy());
 
 /** A sequence that is prefilled chunk by chunk and then decoded token by token. */
 const sequence = (tokens: number, rest: Partial<AttentionCase> = {}): AttentionCase => ({
-  ...{ name: "chunks", use: "test", batch: 1, seqLen: tokens, kvSeqLen: tokens, heads: 4, kvHeads: 2, headDim: 8 },
+  ...{ name: "chunks", use: "test", batch: 1, seqLen: tokens, kvSeqLen: tokens, heads: 4, kvHeads: 2, headDim: 4 },
   ...{ dtype: "f32", isCausal: true },
   ...rest,
 });
@@ -137,7 +137,7 @@ describe("chunked prefill and decode equal the oracle over the whole sequence", 
   });
 
   it.each(memories)("one chunk of everything, rows that are not vec4s, %s", async (blockMemory) => {
-    const c = sequence(50, { headDim: 5, valueDim: 3, heads: 3, kvHeads: 3 });
+    const c = sequence(50, { headDim: 3, valueDim: 5, heads: 3, kvHeads: 3 });
     await runCase(c, [50], { worldSize: 4, layout: "contiguous", blockMemory, pageSize: 3 });
   });
 
@@ -149,7 +149,7 @@ describe("chunked prefill and decode equal the oracle over the whole sequence", 
 describe("memory", () => {
   /** Peak bytes of a prefill of so many tokens in chunks, counted from before the ring was made. */
   async function peakBytes(tokens: number, blockMemory: BlockMemory) {
-    const c = sequence(tokens, { headDim: 16 });
+    const c = sequence(tokens);
     const chunk = 64;
     const inputs = makeInputs({ ...c, seqLen: chunk, kvSeqLen: chunk });
     const gpu = await uploadTokens({ ...c, seqLen: chunk }, inputs);
@@ -182,8 +182,8 @@ describe("memory", () => {
 
   it("on the GPU they grow page by page, and only with the context", async () => {
     const [short, long] = [await peakBytes(256, "gpu"), await peakBytes(512, "gpu")];
-    // 256 tokens more: 8 pages of 32 tokens, keys and values of 2 heads x 16, and their positions.
-    expect(long.peak - short.peak).toBe(8 * 32 * (2 * 2 * 16 + 1) * 4);
+    // 256 tokens more: 8 pages of 32 tokens, keys and values of 2 heads x 4, and their positions.
+    expect(long.peak - short.peak).toBe(8 * 32 * (2 * 2 * 4 + 1) * 4);
   });
 
   it("a block that grows moves nothing, can be emptied, and gives everything back", async () => {
@@ -332,7 +332,7 @@ describe("steps, stops and mistakes", () => {
     );
     await fails(
       collect(attention.attend({ ...call, count: 97 })),
-      new ShapeError("RingAttention.attend: expected query of at least 12416 bytes, got 12288 bytes"),
+      new ShapeError("RingAttention.attend: expected query of at least 6208 bytes, got 6144 bytes"),
     );
     const encoder = device.createCommandEncoder();
     expect(() => attention.encodeDecode(encoder, { ...call, start: 95, count: 1 })).toThrow(
