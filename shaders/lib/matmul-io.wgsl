@@ -4,7 +4,6 @@
 
 alias OutputElem = f32;
 const GATED: bool = false; // two weights: output = activation(x . gate) * (x . up)
-const HAS_BIAS: bool = false;
 
 struct Sizes {
   rows: u32,
@@ -24,6 +23,8 @@ struct Sizes {
   // Tiles along the columns, and workgroups along x, to rebuild the flat index.
   column_tiles: u32,
   groups_x: u32,
+  // 1: add the bias. A flag, not a knob: one compiled kernel serves layers with and without.
+  has_bias: u32,
 }
 
 @group(0) @binding(0) var<uniform> sizes: Sizes;
@@ -42,7 +43,7 @@ fn store(row: u32, column: u32, sum: f32, up: f32) {
   }
   var value = sum;
   var factor = up;
-  if (HAS_BIAS) {
+  if (sizes.has_bias != 0u) {
     value += bias_at(sizes.bias_start + column);
     if (GATED) {
       factor += up_bias_at(sizes.up_bias_start + column);

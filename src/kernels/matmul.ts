@@ -106,7 +106,6 @@ export async function createMatmul(device: GPUDevice, options: MatmulOptions): P
       OutputElem: dtype,
       WEIGHT_FORMAT: WEIGHT_FORMATS[weightDtype],
       GATED: gated,
-      HAS_BIAS: hasBias,
       ACTIVATION: ACTIVATIONS[activation],
       ...(isGrouped && weightDtype !== "f32" ? { WeightGroup: "vec2<u32>", WEIGHT_WORDS: 2 } : {}),
       ...(design === "decode" ? { LANES: decodeLanes } : {}),
@@ -118,9 +117,10 @@ export async function createMatmul(device: GPUDevice, options: MatmulOptions): P
       bindings: ["uniform", "read", "read", "read", "read", "read", "read-write"],
     });
   };
-  // Odd rows are rare, and read so slowly that the larger tile would not repay its compile (seconds on SwiftShader).
-  const oddRows = forced === "auto" && manyRows === "subgroup" ? "register" : manyRows;
-  const fewRows = forced === "auto" ? "decode" : manyRows;
+  // Odd rows are rare. On a CPU adapter the small decode kernel reads them too, many or few: half the speed of a tile of its
+  // own, and no compile for it at every start.
+  const oddRows: Design = forced === "auto" && adapter.isCpu ? "decode" : manyRows;
+  const fewRows: Design = forced === "auto" ? "decode" : manyRows;
   const kernels = {
     many: { grouped: await compile(manyRows, true), odd: await compile(oddRows, false) },
     few: { grouped: await compile(fewRows, true), odd: await compile(fewRows, false) },
@@ -158,9 +158,10 @@ export async function createMatmul(device: GPUDevice, options: MatmulOptions): P
 
     const starts = [input.skipBytes / bytes, weight.skipBytes / weightBytes, upWeight.skipBytes / weightBytes] as const;
     const isGrouped = [inFeatures, inputStride, ...starts].every((elements) => elements % 4 === 0);
-    const isDecode = forced === "decode" || (forced === "auto" && part.rows <= DECODE_ROWS);
-    const design = DESIGNS[isDecode ? "decode" : isGrouped ? manyRows : oddRows];
-    const lanes = isDecode ? decodeLanes : design.lanes;
+    const isFew = forced === "auto" && part.rows <= DECODE_ROWS;
+    const name = isFew ? fewRows : isGrouped ? manyRows : oddRows;
+    const design = DESIGNS[name];
+    const lanes = name === "decode" ? decodeLanes : design.lanes;
     const columnTiles = Math.ceil(part.columns / (gated ? design.columns / 2 : design.columns));
     const tiles = Math.ceil(part.rows / design.rows) * columnTiles;
     const workgroups = spreadWorkgroups(device, Math.ceil((tiles * lanes) / design.workgroup));
@@ -168,10 +169,10 @@ export async function createMatmul(device: GPUDevice, options: MatmulOptions): P
       ...[part.rows, inFeatures, part.columns, tensors.accumulate ? 1 : 0],
       ...[starts[0], inputStride, output.skipBytes / bytes, outputStride],
       ...[starts[1], starts[2], bias.skipBytes / weightBytes, upBias.skipBytes / weightBytes],
-      ...[columnTiles, workgroups[0]],
+      ...[columnTiles, workgroups[0], hasBias ? 1 : 0],
     ].map((u32) => ({ u32 }));
     dispatch(device, target, {
-      kernel: kernels[isDecode ? "few" : "many"][isGrouped ? "grouped" : "odd"],
+      kernel: kernels[isFew ? "few" : "many"][isGrouped ? "grouped" : "odd"],
       bindings: [
         uniforms(device, sizes),
         ...[input, weight, upWeight, bias, upBias, output].map((aligned) => aligned.binding),
