@@ -26,13 +26,15 @@ export type {
   AttentionTensors,
   TokenPositions,
 } from "./kernels/attention-types.ts";
+export { createFmaProbe, type FmaProbe, measureFmaPeak } from "./kernels/fma-peak.ts";
+export { createMlp, type Mlp, type MlpOptions, type MlpTensors } from "./kernels/mlp.ts";
 export { loadModel, loadPreset, type PresetOptions } from "./model/load-model.ts";
 export { type NeedleText, type NeedleTextOptions, needleText } from "./model/needle-text.ts";
 export { PRESET_NAMES, type PresetName } from "./model/presets.ts";
 export type * from "./model/types.ts";
 export type { KvBlock } from "./ring/kv-block.ts";
-export type { ArrivedPage, Transport, TransportPass } from "./ring/transport.ts";
 export { createRingAttention } from "./ring/ring-attention.ts";
 export type * from "./ring/ring-types.ts";
+export type { ArrivedPage, Transport, TransportPass } from "./ring/transport.ts";
 export type * from "./ring/types.ts";
 export type { AttentionLayout, Dtype, WeightDtype } from "./shape.ts";
