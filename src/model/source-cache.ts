@@ -1,4 +1,5 @@
 /** Keeping a model's files in the browser (Cache API), in pieces: what was fetched once is never fetched again, and a download that stopped goes on. */
+import { ModelSourceError } from "../errors.ts";
 import type { ModelFiles } from "./types.ts";
 
 /** Bytes of one piece in the cache. */
@@ -24,10 +25,12 @@ export type CacheLike = Pick<Cache, "match" | "put" | "delete" | "keys">;
 const keyOf = (name: string, path: string, query: string): string =>
   `https://ringwise.invalid/${encodeURIComponent(name)}/${encodeURIComponent(path)}?${query}`;
 
-/** What an earlier visit wrote down, where it can be made sense of. */
-function parseVersion(bytes: Uint8Array | undefined): FileVersion | undefined {
+/** What an earlier visit wrote down: a version, null for an absent file, undefined where it cannot be made sense of. */
+function parseVersion(bytes: Uint8Array | undefined): FileVersion | null | undefined {
   try {
-    const { byteLength, version } = JSON.parse(new TextDecoder().decode(bytes));
+    const info = JSON.parse(new TextDecoder().decode(bytes));
+    if (info === null) return null;
+    const { byteLength, version } = info;
     return Number.isSafeInteger(byteLength) && typeof version === "string" ? { byteLength, version } : undefined;
   } catch {
     return undefined;
@@ -70,18 +73,19 @@ export function cacheFiles(files: VersionedFiles, cache: CacheLike): ModelFiles 
     if (known) return known;
     const key = keyOf(files.name, path, "info");
     const before = parseVersion(await match(key));
-    let now: FileVersion | undefined;
+    let now: FileVersion | null;
     try {
-      now = await files.describe(path, signal);
+      now = (await files.describe(path, signal)) ?? null;
     } catch (error) {
       signal?.throwIfAborted();
-      if (!before) throw error;
+      if (before === undefined) throw error;
       now = before;
     }
+    if (before && before.version !== now?.version) await forget(path, now?.version ?? "");
+    // Absent files are written down as well: without a connection they are as absent as before.
+    if (before === undefined || before?.version !== now?.version) await put(key, JSON.stringify(now));
     if (!now) return undefined;
     versions.set(path, now);
-    if (before && before.version !== now.version) await forget(path, now.version);
-    if (before?.version !== now.version) await put(key, JSON.stringify(now));
     return now;
   };
   const piece = async (path: string, info: FileVersion, index: number, signal?: AbortSignal) => {
@@ -91,6 +95,12 @@ export function cacheFiles(files: VersionedFiles, cache: CacheLike): ModelFiles 
     const end = Math.min(start + CACHE_PIECE_BYTE_LENGTH, info.byteLength);
     let bytes = await match(key);
     if (bytes?.byteLength !== end - start) {
+      // What was written down may be older than what is there now; pieces of two versions make no file.
+      const there = await files.describe(path, signal);
+      if (there?.version !== info.version)
+        throw new ModelSourceError(
+          `${files.name}: expected ${path} as it was (version ${info.version}), got ${there ? `version ${there.version}` : "none"}; load it again`,
+        );
       bytes = await files.read(path, { start, end }, signal);
       await put(key, bytes);
     }

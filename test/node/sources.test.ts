@@ -391,6 +391,28 @@ describe("the hub", () => {
     etag = '"v1"';
   });
 
+  test("pieces of two versions make no file", async () => {
+    putHub("a", content(5000));
+    behave = withEtag;
+    const { cache, entries } = mapCache();
+    await (await open({ cache })).read("a");
+    for (const key of entries.keys()) if (key.includes("piece=")) entries.delete(key);
+    // At first there is no connection, and what was known serves; then there is one, to a newer file.
+    let isOnline = false;
+    const flaky = async (...request: Parameters<typeof fetch>) => {
+      if (!isOnline) throw new TypeError("fetch failed");
+      return fetch(...request);
+    };
+    const files = await open({ cache, fetch: flaky });
+    expect(await files.size("a")).toBe(5000);
+    isOnline = true;
+    etag = '"v2"';
+    await expect(files.read("a")).rejects.toThrow(
+      /expected a as it was \(version "v1"\), got version "v2"; load it again/,
+    );
+    etag = '"v1"';
+  });
+
   test("half a piece in the cache is fetched again, and a full cache is done without", async () => {
     putHub("a", content(5000));
     behave = withEtag;
