@@ -27,10 +27,30 @@ export type {
   TokenPositions,
 } from "./kernels/attention-types.ts";
 export { createFmaProbe, type FmaProbe, measureFmaPeak } from "./kernels/fma-peak.ts";
+export {
+  type Activation,
+  createMatmul,
+  type Matmul,
+  type MatmulDesign,
+  type MatmulOptions,
+  type MatmulTensors,
+} from "./kernels/matmul.ts";
 export { createMlp, type Mlp, type MlpOptions, type MlpTensors } from "./kernels/mlp.ts";
+export { createRmsNorm, type RmsNorm, type RmsNormOptions, type RmsNormTensors } from "./kernels/rmsnorm.ts";
+export {
+  createRope,
+  createRopeTables,
+  type Rope,
+  type RopeOptions,
+  type RopeTables,
+  type RopeTablesOptions,
+  type RopeTensors,
+} from "./kernels/rope.ts";
+export { type RopeScaling, type RopeTableOptions, ropeTable } from "./kernels/rope-tables.ts";
 export { loadModel, loadPreset, type PresetOptions } from "./model/load-model.ts";
 export { type NeedleText, type NeedleTextOptions, needleText } from "./model/needle-text.ts";
 export { PRESET_NAMES, type PresetName } from "./model/presets.ts";
+export { sourceFromDrop } from "./model/sources.ts";
 export type * from "./model/types.ts";
 export type { KvBlock } from "./ring/kv-block.ts";
 export { createRingAttention } from "./ring/ring-attention.ts";
