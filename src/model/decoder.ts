@@ -44,7 +44,8 @@ export interface Activations {
 /** Kernels that come in a variant per type of the weights they read. */
 interface DtypeKernels {
   matmul: Matmul;
-  matmulBias: Matmul;
+  /** Where the model has biases. */
+  matmulBias: Matmul | undefined;
   norm: RmsNorm;
 }
 
@@ -94,25 +95,35 @@ export async function createDecoder(
     return one;
   };
   try {
-    const dtypes = new Set([...weights.values()].map((weight) => weight.dtype));
+    const { hiddenSize, intermediateSize, hiddenAct: activation, mlpBias, headDim, rmsNormEps: eps } = config;
+    const gates = Array.from({ length: config.layerCount }, (_, layer) => `model.layers.${layer}.mlp.gate_proj.weight`);
+    const mlpDtypes = new Set(gates.map((name) => weights.get(name)!.dtype));
+    const sizes = { hiddenSize, intermediateSize, mlpChunkSize, hasBias: mlpBias, activation, gated: true };
+    const hasBias = [...weights.keys()].some((name) => name.endsWith(".bias"));
+    const { dtype: embedDtype } = weights.get("model.embed_tokens.weight")!;
+    // All at once: a driver compiles on as many threads as it has.
     const byDtype = new Map<WeightDtype, DtypeKernels>();
-    for (const weightDtype of dtypes)
-      byDtype.set(weightDtype, {
-        matmul: await keep(createMatmul(device, { weightDtype })),
-        matmulBias: await keep(createMatmul(device, { weightDtype, hasBias: true })),
-        norm: await keep(createRmsNorm(device, { weightDtype, eps: config.rmsNormEps })),
-      });
     const mlps = new Map<WeightDtype, Mlp>();
-    for (let layer = 0; layer < config.layerCount; layer++) {
-      const { dtype } = weights.get(`model.layers.${layer}.mlp.gate_proj.weight`)!;
-      if (mlps.has(dtype)) continue;
-      const { hiddenSize, intermediateSize, hiddenAct: activation, mlpBias: hasBias } = config;
-      const sizes = { hiddenSize, intermediateSize, mlpChunkSize, hasBias };
-      mlps.set(dtype, await keep(createMlp(device, { ...sizes, activation, gated: true, weightDtype: dtype })));
-    }
-    const rope = await keep(createRope(device, { headDim: config.headDim }));
-    const { dtype: weightDtype } = weights.get("model.embed_tokens.weight")!;
-    const embed = await keep(createEmbed(device, { weightDtype }));
+    const forDtype = async (weightDtype: WeightDtype) => {
+      const [matmul, matmulBias, norm] = await Promise.all([
+        keep(createMatmul(device, { weightDtype })),
+        hasBias ? keep(createMatmul(device, { weightDtype, hasBias })) : undefined,
+        keep(createRmsNorm(device, { weightDtype, eps })),
+      ]);
+      byDtype.set(weightDtype, { matmul, matmulBias, norm });
+    };
+    const mlpForDtype = async (weightDtype: WeightDtype) =>
+      mlps.set(weightDtype, await keep(createMlp(device, { ...sizes, weightDtype })));
+    const work = [
+      keep(createRope(device, { headDim })),
+      keep(createEmbed(device, { weightDtype: embedDtype })),
+      ...[...new Set([...weights.values()].map(({ dtype }) => dtype))].map(forDtype),
+      ...[...mlpDtypes].map(mlpForDtype),
+    ] as const;
+    // On a failure the rest is waited for, so that it can be destroyed.
+    await Promise.allSettled(work);
+    await Promise.all(work);
+    const [rope, embed] = await Promise.all([work[0], work[1]]);
     return new Decoder(device, config, weights, { byDtype, mlps, rope, embed, made });
   } catch (error) {
     for (const kernel of made) kernel.destroy?.();
@@ -281,7 +292,7 @@ export class Decoder {
     const bias = this.weights.get(`${name}.bias`);
     if (bias) this.expectSameDtype(`${name}.bias`, bias, weight);
     const kernels = this.kernels.byDtype.get(weight.dtype)!;
-    return { weight, bias, kernel: bias ? kernels.matmulBias : kernels.matmul };
+    return { weight, bias, kernel: bias ? kernels.matmulBias! : kernels.matmul };
   }
 
   private layer(name: string): Layer {

@@ -105,8 +105,7 @@ export async function promptIds(prompt: Prompt, addBos: boolean, context: RunCon
   let ids: number[];
   if (isIds(prompt)) ids = [...prompt];
   else if (typeof prompt === "string") ids = tokenizer!.encode(prompt, { addBos });
-  else
-    ids = await encodeChat(tokenizer!, prompt as readonly ChatMessage[]);
+  else ids = await encodeChat(tokenizer!, prompt as readonly ChatMessage[]);
   if (ids.length === 0 && addBos && bosTokenId !== undefined) ids = [bosTokenId];
   if (ids.length > 0) return ids;
   const why = addBos ? "and this model has no BOS to begin with" : "and no BOS is added (addBos is false)";

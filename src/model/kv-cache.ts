@@ -142,7 +142,8 @@ class RingCache implements KvCache {
   }
 
   kvTokens(): number[] {
-    return this.blocks[0]!.map((block) => block.tokenCount);
+    // Sliding layers let go of pages behind their window, so the fullest layer tells.
+    return this.blocks[0]!.map((_, rank) => Math.max(...this.blocks.map((layer) => layer[rank]!.tokenCount)));
   }
 
   release(): void {

@@ -4,7 +4,7 @@ import { describeValue, expectInteger } from "../shape.ts";
 import { type ModelConfig, parseModelConfig } from "./config.ts";
 import { createDecoder, type Decoder } from "./decoder.ts";
 import { type JsonObject, parseJsonObject } from "./json.ts";
-import { createLayerAttention, type LayerAttention } from "./kv-cache.ts";
+import { createLayerAttention } from "./kv-cache.ts";
 import { deviceLostError, explainFailure, LoadedModel, resolveRing } from "./model.ts";
 import { type PresetName, presetConfig, randomWeights } from "./presets.ts";
 import { readOptional } from "./read-file.ts";
@@ -61,27 +61,36 @@ async function withLoading(
 async function assemble(
   loading: Loading,
   parts: { name: string; configJson: JsonObject; config: ModelConfig; tokenizer: Tokenizer | undefined },
-  readWeights: () => Promise<Weights>,
+  readWeights: (signal: AbortSignal) => Promise<Weights>,
 ): Promise<Model> {
-  const { device, signal, ring, report } = loading;
-  let attention: LayerAttention | undefined;
-  let weights: Weights | undefined;
+  const { device, ring, report } = loading;
+  // A failure of either ends both, at once.
+  const failed = new AbortController();
+  const signal = AbortSignal.any([loading.signal, failed.signal]);
+  const orFail = <T>(work: Promise<T>): Promise<T> => {
+    work.catch((error) => failed.abort(error));
+    return work;
+  };
+  report("compile", "Compiling attention");
+  // Compiling takes the CPU, reading the disk or the network: side by side.
+  const [attention, weights] = await Promise.allSettled([
+    orFail(createLayerAttention(device, parts.config, ring)),
+    orFail(readWeights(signal)),
+  ]);
   let decoder: Decoder | undefined;
   try {
-    report("compile", "Compiling attention");
-    attention = await createLayerAttention(device, parts.config, ring);
     signal.throwIfAborted();
-    weights = await readWeights();
-    signal.throwIfAborted();
+    if (attention.status === "rejected") throw attention.reason;
+    if (weights.status === "rejected") throw weights.reason;
     report("compile", "Compiling layers");
-    decoder = await createDecoder(device, parts.config, weights, loading.mlpChunkSize);
+    decoder = await createDecoder(device, parts.config, weights.value, loading.mlpChunkSize);
     signal.throwIfAborted();
     report("ready", `${parts.name} is ready`);
-    return new LoadedModel({ device, ...parts, decoder, attention });
+    return new LoadedModel({ device, ...parts, decoder, attention: attention.value });
   } catch (error) {
     decoder?.destroy();
-    if (weights) releaseWeights(weights);
-    attention?.destroy();
+    if (weights.status === "fulfilled") releaseWeights(weights.value);
+    if (attention.status === "fulfilled") attention.value.destroy();
     throw error;
   }
 }
@@ -108,7 +117,7 @@ export function loadModel(source: ModelSource, options: LoadOptions): Promise<Mo
     report("tokenizer", "Reading the tokenizer");
     const tokenizer = await loadTokenizer(files, { signal, vocabSize: config.vocabSize });
     const { onProgress, weightDtype } = options;
-    return assemble(loading, { name: files.name, configJson, config, tokenizer }, () =>
+    return assemble(loading, { name: files.name, configJson, config, tokenizer }, (signal) =>
       loadWeights(device, files, config, { onProgress, signal, weightDtype }),
     );
   });
@@ -126,8 +135,8 @@ export function loadPreset(name: PresetName, options: PresetOptions): Promise<Mo
     const { seed, weightDtype, onProgress } = options;
     const dtype = weightDtype === undefined || weightDtype === "auto" ? "f32" : weightDtype;
     const configJson = { ...config } as JsonObject;
-    return assemble(loading, { name, configJson, config, tokenizer: undefined }, () =>
-      randomWeights(loading.device, config, { seed, dtype, onProgress, signal: loading.signal }),
+    return assemble(loading, { name, configJson, config, tokenizer: undefined }, (signal) =>
+      randomWeights(loading.device, config, { seed, dtype, onProgress, signal }),
     );
   });
 }

@@ -41,8 +41,13 @@ import { createLocalTransport } from "./transport-local.ts";
 import type { BlockMemory, RingLayout, RingStep, TokenRange } from "./types.ts";
 import { type Workspace, WorkspacePool } from "./workspace.ts";
 
-/** Tokens per page unless given: state is read and written once per page, which is little beside 1024 keys of work. */
-const PAGE_SIZE = 1024;
+/**
+ * Tokens per page unless given: about 1 MiB of K and V, for every layer and rank of a model holds at least one page; not
+ * fewer than 256, for decode encodes one dispatch per page; not more than 1024, so that no dispatch takes long.
+ */
+const PAGE_BYTES = 1 << 20;
+const MIN_PAGE_SIZE = 256;
+const MAX_PAGE_SIZE = 1024;
 /** Query tokens that one dispatch meets: 512 x 1024 pairs take about 0.1 s per 8 heads of 64 on SwiftShader. */
 const PIECE_TOKENS_CPU = 512;
 const PIECE_TOKENS_GPU = 8192;
@@ -139,7 +144,11 @@ export async function createRingAttention(device: GPUDevice, options: RingAttent
   const keyRow = resolved.kvHeads * resolved.headDim * resolved.bytesPerElement;
   const valueRow = resolved.kvHeads * resolved.valueDim * resolved.bytesPerElement;
   const mostTokens = Math.floor(device.limits.maxStorageBufferBindingSize / Math.max(keyRow, valueRow));
-  const pageSize = Math.min(expectInteger(where, "pageSize", options.pageSize ?? PAGE_SIZE), mostTokens);
+  const fitting = Math.floor(PAGE_BYTES / (keyRow + valueRow));
+  const usual = Math.min(MAX_PAGE_SIZE, Math.max(MIN_PAGE_SIZE, fitting));
+  const pageSize = Math.min(expectInteger(where, "pageSize", options.pageSize ?? usual), mostTokens);
+  // Tokens that are met in place take no memory.
+  const inPlaceSize = Math.min(options.pageSize ?? MAX_PAGE_SIZE, mostTokens);
   const maxDecodeTokens = expectInteger(where, "maxDecodeTokens", options.maxDecodeTokens ?? 1);
   const made: { destroy(): void }[] = [];
   try {
@@ -172,8 +181,8 @@ export async function createRingAttention(device: GPUDevice, options: RingAttent
     }
     const decodeStates = await createDecodeStates(device, stepper, worldSize, maxDecodeTokens, label);
     made.push(decodeStates);
-    const parts = { worldSize, layout, blockMemory, pageSize, maxDecodeTokens, label, kernels, readback, transport };
-    return new Ring({ ...parts, decodeStates, made });
+    const sizes = { worldSize, pageSize, inPlaceSize, maxDecodeTokens };
+    return new Ring({ ...sizes, layout, blockMemory, label, kernels, readback, transport, decodeStates, made });
   } catch (error) {
     for (const part of made) part.destroy();
     throw error;
@@ -185,6 +194,8 @@ interface RingParts {
   layout: RingLayout;
   blockMemory: BlockMemory;
   pageSize: number;
+  /** Most tokens of one dispatch where a sequence lies on the GPU as a whole. */
+  inPlaceSize: number;
   maxDecodeTokens: number;
   label: string;
   kernels: RingKernels;
@@ -273,7 +284,8 @@ class Ring implements RingAttention {
   async *run(tensors: RingTensors, options: RingRunOptions = {}): AsyncGenerator<RingStep> {
     const where = "RingAttention.run";
     this.checkUsable();
-    const { kernels, blockMemory, pageSize } = this.parts;
+    const { kernels, blockMemory } = this.parts;
+    const pageSize = blockMemory === "gpu" ? this.parts.inPlaceSize : this.pageSize;
     const batch = expectInteger(where, "batch", tensors.batch ?? 1);
     const seqLen = expectInteger(where, "seqLen", tensors.seqLen);
     const kvSeqLen = expectInteger(where, "kvSeqLen", tensors.kvSeqLen ?? seqLen);
@@ -335,7 +347,8 @@ class Ring implements RingAttention {
   }
 
   destroy(): void {
-    if (this.life.signal.aborted) return;
+    // A lost device has aborted it already, and its memory is still to be struck off.
+    if (this.life.signal.reason instanceof DestroyedError) return;
     this.life.abort(new DestroyedError(`${this.parts.label}: this ring attention was destroyed`));
     this.workspaces.destroy();
     for (const part of this.parts.made) part.destroy();
