@@ -19,8 +19,8 @@ export interface RingAttentionOptions extends Omit<AttentionOptions, "layout" | 
   /** Default "gpu". */
   blockMemory?: BlockMemory;
   /**
-   * Tokens per K/V page, which is also the most that one dispatch meets. Default 1024, less where a page would be larger
-   * than the device's `maxStorageBufferBindingSize`.
+   * Tokens per K/V page, which is also the most that one dispatch meets. Default: what fits into about 1 MiB, 256 to 1024;
+   * less where a page would be larger than the device's `maxStorageBufferBindingSize`.
    */
   pageSize?: number;
   /** Most query tokens of one decode call. Default 1. */
