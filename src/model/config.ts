@@ -131,6 +131,11 @@ function refuseUnsupported(fields: Fields): void {
       throw new UnsupportedModelError(
         `${fields.where}: multimodal models (${name}) are not supported: expected a text model`,
       );
+  // Rope here turns dimension i with i + headDim/2, as all four architectures do; a few exports pair neighbours instead.
+  if (fields.has("rope_interleaved") && fields.boolean("rope_interleaved", false))
+    throw new UnsupportedModelError(
+      `${fields.where}: rope_interleaved true is not supported: expected rope over the two halves of a head`,
+    );
   if (fields.has("is_encoder_decoder") && fields.boolean("is_encoder_decoder", false))
     throw new UnsupportedModelError(`${fields.where}: encoder-decoder models are not supported: expected a decoder`);
 }

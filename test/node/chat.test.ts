@@ -7,6 +7,9 @@ import { encodeChat, renderChat } from "../../src/model/chat-template.ts";
 import { createTokenizer, loadTokenizer } from "../../src/model/tokenizer.ts";
 import type { ChatMessage } from "../../src/model/types.ts";
 
+if (!existsSync(`${__SHARED__}/tokenizers`))
+  console.warn(`SKIPPED: some tests need ${__SHARED__}/tokenizers, which is absent`);
+
 const messages: ChatMessage[] = [
   { role: "system", content: "Be brief." },
   { role: "user", content: "Hi" },

@@ -21,6 +21,9 @@ const llama = (more: Record<string, unknown> = {}) => ({
 const of = (architecture: string, more: Record<string, unknown> = {}) =>
   parseModelConfig(llama({ architectures: [architecture], ...more }));
 
+if (!existsSync(`${__SHARED__}/models`))
+  console.warn(`SKIPPED: stories260K needs ${__SHARED__}/models, which is absent`);
+
 describe("architectures", () => {
   test("Llama", () => {
     const config = parseModelConfig(
@@ -194,6 +197,7 @@ describe("refused", () => {
     [{ torch_dtype: "float8_e4m3fn" }, 'dtype "float8_e4m3fn" is not supported'],
     [{ vision_config: {} }, "multimodal models (vision_config)"],
     [{ is_encoder_decoder: true }, "encoder-decoder models"],
+    [{ rope_interleaved: true }, "rope_interleaved true is not supported"],
   ];
   test.each(unsupported)("unsupported: %j", (more, message) => {
     let error: unknown;

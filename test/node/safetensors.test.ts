@@ -21,6 +21,8 @@ import { loadWeights, releaseWeights } from "../../src/model/weights.ts";
 import { BYTES_PER_ELEMENT, elementCount } from "../../src/shape.ts";
 import { type FakeBuffer, fakeDevice, memoryFiles, packTensors, safetensorsFile } from "./model-files.ts";
 
+if (!existsSync(`${__SHARED__}/models`)) console.warn(`SKIPPED: some tests need ${__SHARED__}/models, which is absent`);
+
 const F32 = (count: number) => new Uint8Array(count * 4);
 const tensor = (start: number, end: number, more: Record<string, unknown> = {}) => ({
   dtype: "F32",

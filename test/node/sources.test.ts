@@ -17,6 +17,8 @@ import { streamTensors } from "../../src/model/tensor-stream.ts";
 import type { ModelFiles } from "../../src/model/types.ts";
 import { packTensors } from "./model-files.ts";
 
+if (!existsSync(`${__SHARED__}/models`)) console.warn(`SKIPPED: some tests need ${__SHARED__}/models, which is absent`);
+
 const content = (length: number, seed = 1) => Uint8Array.from({ length }, (_, i) => (i * 31 + (i >> 8) * seed) & 255);
 const fast = { retryDelayMs: 1, attempts: 3, stallMs: 2000 };
 
