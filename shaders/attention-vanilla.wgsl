@@ -3,12 +3,6 @@
 // nothing sits in workgroup memory.
 
 const WORKGROUP_SIZE: u32 = 64u;
-const LANES_D: u32 = HEAD_DIM / LANE;
-const LANES_E: u32 = VALUE_DIM / LANE;
-
-@group(0) @binding(1) var<storage, read> query: array<Lane>;
-@group(0) @binding(2) var<storage, read> key: array<Lane>;
-@group(0) @binding(3) var<storage, read> value: array<Lane>;
 @group(0) @binding(14) var<storage, read_write> scores: array<f32>;
 
 struct Row { b: u32, h: u32, t: u32 }
@@ -30,10 +24,10 @@ fn score_pairs(@builtin(global_invocation_id) id: vec3<u32>, @builtin(num_workgr
   let visible = visible_keys(at.b, at.t);
   var score = HIDDEN;
   if (s >= visible.x && s < visible.y) {
-    let q_at = (params.q_skip + at.b * params.q_batch + at.t * params.q_token + at.h * params.q_head) / LANE;
-    let k_at = (params.k_skip + at.b * params.k_batch + s * params.k_token + at.h / GROUP * params.k_head) / LANE;
+    let q_at = row_at(params.q_skip + at.b * params.q_batch + at.t * params.q_token + at.h * params.q_head);
+    let k_at = row_at(params.k_skip + at.b * params.k_batch + s * params.k_token + at.h / GROUP * params.k_head);
     var product = 0.0;
-    for (var d = 0u; d < LANES_D; d++) { product += lane_dot(Wide(query[q_at + d]), Wide(key[k_at + d])); }
+    for (var d = 0u; d < LANES_D; d++) { product += dot(query_lane(q_at, d), key_lane(k_at, d)); }
     score = pair_score(at.b, at.h, at.t, s, scaled_score(product));
   }
   scores[index] = score;
@@ -60,10 +54,10 @@ fn weigh_values(@builtin(global_invocation_id) id: vec3<u32>, @builtin(num_workg
   let lane = index % LANES_E;
   if (row >= params.batch * head_count() * params.seq_len) { return; }
   let at = row_of(row);
-  let v_at = (params.v_skip + at.b * params.v_batch + at.h / GROUP * params.v_head) / LANE + lane;
-  var acc = Wide();
+  let v_at = params.v_skip + at.b * params.v_batch + at.h / GROUP * params.v_head;
+  var acc = vec4<f32>();
   for (var s = 0u; s < params.kv_len; s++) {
-    acc += scores[row * params.kv_len + s] * Wide(value[v_at + s * params.v_token / LANE]);
+    acc += scores[row * params.kv_len + s] * value_lane(row_at(v_at + s * params.v_token), lane);
   }
   end_acc(0u, at.b, at.h, at.t, lane, acc);
 }

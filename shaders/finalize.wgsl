@@ -2,10 +2,9 @@
 // rowSum, once. One invocation per row and lane of the output; parts are met in order, online.
 
 const WORKGROUP_SIZE: u32 = 64u;
-const LANES_E: u32 = VALUE_DIM / LANE;
+const LANES_E: u32 = (VALUE_DIM + 3u) / 4u;
 
 @group(0) @binding(1) var<storage, read> parts: array<f32>;
-@group(0) @binding(4) var<storage, read_write> output: array<Lane>;
 @group(0) @binding(5) var<storage, read_write> lse: array<f32>;
 
 @compute @workgroup_size(WORKGROUP_SIZE)
@@ -20,10 +19,10 @@ fn main(@builtin(global_invocation_id) id: vec3<u32>, @builtin(num_workgroups) g
   let row = (b * HEADS + h) * params.seq_len + t;
 
   // k_* strides are those of acc in a part.
-  let acc_at = params.k_skip + b * params.k_batch + t * params.k_token + h * params.k_head + lane * LANE;
+  let acc_at = params.k_skip + b * params.k_batch + t * params.k_token + h * params.k_head + 4u * lane;
   var top = sink_logit(h);
   var sum = select(1.0, 0.0, top < HIDDEN_LIMIT);
-  var acc = Wide();
+  var acc = vec4<f32>();
   for (var part = 0u; part < params.splits; part++) {
     let at = part * params.split_stride;
     let part_max = parts[at + params.max_skip + row];
@@ -32,15 +31,14 @@ fn main(@builtin(global_invocation_id) id: vec3<u32>, @builtin(num_workgroups) g
     let shrink = weight(top, new_top);
     let part_weight = weight(part_max, new_top);
     sum = sum * shrink + parts[at + params.sum_skip + row] * part_weight;
-    for (var i = 0u; i < LANE; i++) {
-      acc = lane_with(acc, i, lane_at(acc, i) * shrink + parts[at + acc_at + i] * part_weight);
-    }
+    acc *= shrink;
+    for (var i = 0u; i < min(4u, VALUE_DIM - 4u * lane); i++) { acc[i] += parts[at + acc_at + i] * part_weight; }
     top = new_top;
   }
   let seen = sum > 0.0;
   if (lane == 0u && params.has_lse != 0u) {
     lse[params.lse_skip + b * params.lse_batch + h * params.lse_head + t] = select(params.negative_infinity, (top + log2(max(sum, 1.0e-37))) * LN_2, seen);
   }
-  let at = params.o_skip + b * params.o_batch + t * params.o_token + h * params.o_head + lane * LANE;
-  output[at / LANE] = Lane(select(Wide(), acc / max(sum, 1.0e-37), seen));
+  let element = params.o_skip + b * params.o_batch + t * params.o_token + h * params.o_head;
+  write_output(element, lane, select(vec4<f32>(), acc / max(sum, 1.0e-37), seen));
 }

@@ -1,11 +1,10 @@
 // A kernel's rows begin empty and end as output and lse (natural log): attention in one shot, without a state.
 
-@group(0) @binding(4) var<storage, read_write> output: array<Lane>;
 @group(0) @binding(5) var<storage, read_write> lse: array<f32>;
 
 fn begin_max(split: u32, b: u32, h: u32, t: u32) -> f32 { return HIDDEN; }
 fn begin_sum(split: u32, b: u32, h: u32, t: u32) -> f32 { return 0.0; }
-fn begin_acc(split: u32, b: u32, h: u32, t: u32, lane: u32) -> Wide { return Wide(); }
+fn begin_acc(split: u32, b: u32, h: u32, t: u32, lane: u32) -> vec4<f32> { return vec4<f32>(); }
 
 /// What acc is multiplied by as it is stored: 1 / rowSum, 0 for a row that sees nothing.
 fn end_row(split: u32, b: u32, h: u32, t: u32, row_max: f32, row_sum: f32) -> f32 {
@@ -20,7 +19,6 @@ fn end_row(split: u32, b: u32, h: u32, t: u32, row_max: f32, row_sum: f32) -> f3
   return select(acc_weight / max(sum, 1.0e-37), 0.0, sum <= 0.0);
 }
 
-fn end_acc(split: u32, b: u32, h: u32, t: u32, lane: u32, acc: Wide) {
-  let at = params.o_skip + b * params.o_batch + t * params.o_token + h * params.o_head + lane * LANE;
-  output[at / LANE] = Lane(acc);
+fn end_acc(split: u32, b: u32, h: u32, t: u32, lane: u32, acc: vec4<f32>) {
+  write_output(params.o_skip + b * params.o_batch + t * params.o_token + h * params.o_head, lane, acc);
 }

@@ -5,6 +5,11 @@
 
 fn state_row(b: u32, h: u32, t: u32) -> u32 { return (b * HEADS + h) * params.seq_len + t; }
 
+fn state_acc(split: u32, b: u32, h: u32, t: u32, lane: u32) -> u32 {
+  return split * params.split_stride + params.o_skip + b * params.o_batch + t * params.o_token + h * params.o_head
+    + 4u * lane;
+}
+
 fn begin_max(split: u32, b: u32, h: u32, t: u32) -> f32 {
   if (params.is_first != 0u) { return HIDDEN; }
   return state[split * params.split_stride + params.max_skip + state_row(b, h, t)];
@@ -15,12 +20,11 @@ fn begin_sum(split: u32, b: u32, h: u32, t: u32) -> f32 {
   return state[split * params.split_stride + params.sum_skip + state_row(b, h, t)];
 }
 
-fn begin_acc(split: u32, b: u32, h: u32, t: u32, lane: u32) -> Wide {
-  var acc = Wide();
+fn begin_acc(split: u32, b: u32, h: u32, t: u32, lane: u32) -> vec4<f32> {
+  var acc = vec4<f32>();
   if (params.is_first != 0u) { return acc; }
-  let at = split * params.split_stride + params.o_skip + b * params.o_batch + t * params.o_token + h * params.o_head
-    + lane * LANE;
-  for (var i = 0u; i < LANE; i++) { acc = lane_with(acc, i, state[at + i]); }
+  let at = state_acc(split, b, h, t, lane);
+  for (var i = 0u; i < min(4u, VALUE_DIM - 4u * lane); i++) { acc[i] = state[at + i]; }
   return acc;
 }
 
@@ -31,8 +35,7 @@ fn end_row(split: u32, b: u32, h: u32, t: u32, row_max: f32, row_sum: f32) -> f3
   return 1.0;
 }
 
-fn end_acc(split: u32, b: u32, h: u32, t: u32, lane: u32, acc: Wide) {
-  let at = split * params.split_stride + params.o_skip + b * params.o_batch + t * params.o_token + h * params.o_head
-    + lane * LANE;
-  for (var i = 0u; i < LANE; i++) { state[at + i] = lane_at(acc, i); }
+fn end_acc(split: u32, b: u32, h: u32, t: u32, lane: u32, acc: vec4<f32>) {
+  let at = state_acc(split, b, h, t, lane);
+  for (var i = 0u; i < min(4u, VALUE_DIM - 4u * lane); i++) { state[at + i] = acc[i]; }
 }

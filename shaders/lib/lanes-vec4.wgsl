@@ -1,17 +1,16 @@
-// Four elements at a time: for head sizes that are multiples of 4.
+// Elements four at a time, for head sizes that are multiples of 4.
 
-alias Elem = f32;
 alias Lane = vec4<Elem>;
-alias Wide = vec4<f32>;
-/// Elements of a lane.
-const LANE: u32 = 4u;
+/// Lanes of four elements in a row of Q or K, and of V or O.
+const LANES_D: u32 = HEAD_DIM / 4u;
+const LANES_E: u32 = VALUE_DIM / 4u;
 
-fn lane_dot(a: Wide, b: Wide) -> f32 { return dot(a, b); }
-/// Element `index` of a lane.
-fn lane_at(a: Wide, index: u32) -> f32 { return a[index]; }
-/// The lane with element `index` replaced.
-fn lane_with(a: Wide, index: u32, value: f32) -> Wide {
-  var lane = a;
-  lane[index] = value;
-  return lane;
-}
+@group(0) @binding(1) var<storage, read> query: array<Lane>;
+@group(0) @binding(2) var<storage, read> key: array<Lane>;
+@group(0) @binding(3) var<storage, read> value: array<Lane>;
+
+/// Where a row that begins at an element begins in lanes.
+fn row_at(element: u32) -> u32 { return element / 4u; }
+fn query_lane(row: u32, lane: u32) -> vec4<f32> { return vec4<f32>(query[row + lane]); }
+fn key_lane(row: u32, lane: u32) -> vec4<f32> { return vec4<f32>(key[row + lane]); }
+fn value_lane(row: u32, lane: u32) -> vec4<f32> { return vec4<f32>(value[row + lane]); }

@@ -49,6 +49,7 @@ export function specialize(kernel: KernelSource, knobs: Readonly<Record<string, 
   }
   const enables: string[] = [];
   if (/\bf16\b/.test(source.replace(/\/\/.*$/gm, ""))) enables.push("enable f16;");
-  if (/\bsubgroup[A-Z]\w*\s*\(|@builtin\(subgroup_/.test(source)) enables.push("enable subgroups;");
+  if (/\b(?:subgroup|quad)[A-Z]\w*\s*\(|@builtin\(subgroup_/.test(source.replace(/\/\/.*$/gm, "")))
+    enables.push("enable subgroups;");
   return enables.length > 0 ? `${enables.join("\n")}\n${source}` : source;
 }

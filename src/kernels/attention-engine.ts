@@ -183,7 +183,8 @@ export class AttentionEngine {
     piece: AttentionPiece,
     splits: number,
   ): void {
-    const tiles = Math.ceil((piece.seqLen * this.resolved.group) / choice.rows);
+    // Four row tiles in a row stay together (a quad).
+    const tiles = 4 * Math.ceil((piece.seqLen * this.resolved.group) / choice.rows / 4);
     const units = piece.batch * piece.kvHeads * tiles * splits;
     const workgroups = spreadWorkgroups(this.device, Math.ceil(units / choice.unitsPerWorkgroup));
     dispatch(this.device, target, { kernel, bindings, workgroups });
@@ -204,9 +205,9 @@ export function compileAttention(
   device: GPUDevice,
   resolved: ResolvedAttention,
   target: AttentionTarget,
-  { source, knobs }: Pick<AttentionKernelChoice, "source" | "knobs">,
+  { source, knobs, quads }: AttentionKernelChoice,
 ): Promise<Kernel> {
-  const lib = [...attentionLib(resolved, target), ...(source.lib ?? [])];
+  const lib = [...attentionLib(resolved, target, quads), ...(source.lib ?? [])];
   return getKernel(device, {
     label: `${source.file} ${resolved.label} ${target}`,
     source: specialize({ ...source, lib }, { ...attentionKnobs(resolved), ...knobs }),

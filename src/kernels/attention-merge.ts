@@ -99,8 +99,7 @@ const WORKGROUP_SIZE = 64;
 /** Compiles finalize.wgsl and merge.wgsl. */
 export async function createAttentionMerger(device: GPUDevice, resolved: ResolvedAttention): Promise<AttentionMerger> {
   const lib = ATTENTION_LIB;
-  const lanes = usesVec4(resolved) ? lib.lanesVec4 : lib.lanesScalar;
-  const base = [lib.params, lanes, lib.weight];
+  const base = [lib.params, lib.elem, lib.weight];
   const sinks: BindingKind | null = resolved.hasSinks ? "read" : null;
   const compile = (kernel: KernelSource, extra: KernelSource[], bindings: (BindingKind | null)[]) =>
     getKernel(device, {
@@ -111,7 +110,7 @@ export async function createAttentionMerger(device: GPUDevice, resolved: Resolve
   const [finalize, merge] = await Promise.all([
     compile(
       FINALIZE,
-      [resolved.hasSinks ? lib.sinks : lib.sinksNone],
+      [usesVec4(resolved) ? lib.outputVec4 : lib.outputScalar, resolved.hasSinks ? lib.sinks : lib.sinksNone],
       ["uniform", "read", null, null, "read-write", "read-write", null, ...Array(6).fill(null), sinks],
     ),
     compile(MERGE, [], ["uniform", "read", null, null, null, null, "read-write"]),
@@ -188,7 +187,7 @@ class Merger implements AttentionMerger {
   encodeOutput(target: CommandTarget, from: BoundStates, to: BoundOutput): void {
     const { device, resolved } = this;
     const rows = from.batch * from.seqLen * from.kvHeads * resolved.group;
-    const lanes = (rows * resolved.valueDim) / (usesVec4(resolved) ? 4 : 1);
+    const lanes = rows * Math.ceil(resolved.valueDim / 4);
     dispatch(device, target, {
       kernel: this.finalize,
       bindings: [

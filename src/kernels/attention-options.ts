@@ -87,29 +87,33 @@ export function resolveAttention(where: string, options: AttentionOptions): Reso
   };
 }
 
-/** Where a kernel's rows go: into a state, straight into output and lse, or nowhere (its own business). */
-export type AttentionTarget = "state" | "output" | "none";
+/** Where a kernel's rows go: into a state, or straight into output and lse. */
+export type AttentionTarget = "state" | "output";
 
 /** Whether elements can be met four at a time. */
 export const usesVec4 = (resolved: ResolvedAttention): boolean =>
   resolved.headDim % 4 === 0 && resolved.valueDim % 4 === 0;
 
-/** The `lib/` files of an attention kernel with these options. */
-export function attentionLib(resolved: ResolvedAttention, target: AttentionTarget): KernelSource[] {
+/** The `lib/` files of an attention kernel with these options. `quads`: key tiles are read once per quad. */
+export function attentionLib(resolved: ResolvedAttention, target: AttentionTarget, quads = false): KernelSource[] {
   const lib = ATTENTION_LIB;
+  const isVec4 = usesVec4(resolved);
   const list = [
-    lib.params,
-    usesVec4(resolved) ? lib.lanesVec4 : lib.lanesScalar,
-    lib.positions,
+    ...[lib.params, lib.elem, isVec4 ? lib.lanesVec4 : lib.lanesScalar, lib.positions, lib.scoreTile, lib.weight],
+    quads ? lib.keysQuad : lib.keysPlain,
     resolved.hasKvLengths ? lib.lengths : lib.lengthsNone,
     resolved.hasSegments ? lib.segments : lib.segmentsNone,
-    lib.score,
-    lib.weight,
+    resolved.hasSegments || resolved.mask !== "none" ? lib.pairs : lib.pairsNone,
   ];
   if (resolved.mask === "none") list.push(lib.maskNone);
   else list.push(lib.maskIndex, resolved.mask === "additive" ? lib.maskAdditive : lib.maskBoolean);
   if (target === "state") list.push(lib.intoState);
-  if (target === "output") list.push(lib.intoOutput, resolved.hasSinks ? lib.sinks : lib.sinksNone);
+  else
+    list.push(
+      lib.intoOutput,
+      isVec4 ? lib.outputVec4 : lib.outputScalar,
+      resolved.hasSinks ? lib.sinks : lib.sinksNone,
+    );
   return list;
 }
 

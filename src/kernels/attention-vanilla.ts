@@ -5,13 +5,7 @@ import { type CommandTarget, dispatch, spreadWorkgroups, uniforms } from "../gpu
 import { type BindingKind, getKernel, type Kernel } from "../gpu/pipeline.ts";
 import { specialize } from "../gpu/specialize.ts";
 import { type AttentionCall, type AttentionPiece, bindOutput, bindPiece } from "./attention-call.ts";
-import {
-  attentionBindings,
-  attentionKnobs,
-  attentionLib,
-  type ResolvedAttention,
-  usesVec4,
-} from "./attention-options.ts";
+import { attentionBindings, attentionKnobs, attentionLib, type ResolvedAttention } from "./attention-options.ts";
 import { packFields } from "./attention-params.ts";
 import { ATTENTION_VANILLA } from "./sources.ts";
 
@@ -59,7 +53,7 @@ export class VanillaAttention {
     const invocations: Record<keyof typeof PASSES, number> = {
       score_pairs: rows * piece.kvLen,
       softmax_rows: rows,
-      weigh_values: (rows * resolved.valueDim) / (usesVec4(resolved) ? 4 : 1),
+      weigh_values: rows * Math.ceil(resolved.valueDim / 4),
     };
     for (const [name, used] of Object.entries(PASSES) as [keyof typeof PASSES, readonly number[]][])
       dispatch(device, target, {

@@ -9,6 +9,7 @@ import concatKv from "../../shaders/concat-kv.wgsl?raw";
 import copyTokens from "../../shaders/copy-tokens.wgsl?raw";
 import embed from "../../shaders/embed.wgsl?raw";
 import finalize from "../../shaders/finalize.wgsl?raw";
+import fmaPeak from "../../shaders/fma-peak.wgsl?raw";
 import activation from "../../shaders/lib/activation.wgsl?raw";
 import attentionParams from "../../shaders/lib/attention-params.wgsl?raw";
 import elem from "../../shaders/lib/elem.wgsl?raw";
@@ -56,6 +57,8 @@ export const ATTENTION_FEW: KernelSource = { file: "attention-few.wgsl", code: a
 export const ATTENTION_VANILLA: KernelSource = { file: "attention-vanilla.wgsl", code: attentionVanilla };
 /** `concat-kv.wgsl` */
 export const CONCAT_KV: KernelSource = { file: "concat-kv.wgsl", code: concatKv };
+/** `fma-peak.wgsl` */
+export const FMA_PEAK: KernelSource = { file: "fma-peak.wgsl", code: fmaPeak };
 /** `finalize.wgsl`, without its `lib/` files. */
 export const FINALIZE: KernelSource = { file: "finalize.wgsl", code: finalize };
 /** `merge.wgsl`, without its `lib/` files. */
