@@ -52,9 +52,22 @@ export async function waitForState(page: Page, ...states: string[]): Promise<voi
   );
 }
 
+/** Sets a control of the form by its name, as a person's hand would. */
+export async function setControl(page: Page, name: string, value: string): Promise<void> {
+  await page.$eval(
+    `[name=${name}]`,
+    (field, text) => {
+      const control = field as HTMLInputElement;
+      control.value = text;
+      if (control.value !== text) throw new Error(`setControl: expected ${control.name} to take "${text}"`);
+      control.dispatchEvent(new Event("input", { bubbles: true }));
+    },
+    value,
+  );
+}
+
 /** The text of an element as a person sees it. */
 export const textOf = (page: Page, selector: string): Promise<string> =>
-  // biome-ignore lint/performance/useDomNodeTextContent: what is hidden must not count
   page.$eval(selector, (element) => (element as HTMLElement).innerText.trim());
 
 /** The worker that holds the page's GPUDevice. */
