@@ -105,7 +105,7 @@ export function explainError(error: EngineError): Explanation {
   if (explain) return explain(error.message);
   return {
     title: "Something went wrong",
-    what: sentence(`${error.name}: ${error.message}`),
+    what: `${error.name}: ${error.message}`,
     todo: "Your text and settings are still here. Run again; if it stays, report the line above.",
     action: "retry",
   };

@@ -91,6 +91,7 @@ export function bindForm(onChange: () => void): void {
     for (const name of ["worldSize", "layout", "blockMemory"]) (control(name) as HTMLInputElement).disabled = !isRing;
     byId("attention-note").hidden = isRing;
     byId("depth-output").textContent = `${textOf("depth")}%`;
+    byId("depth").setAttribute("aria-valuetext", `${textOf("depth")}%`);
     byId("world-size-output").textContent = textOf("worldSize");
     onChange();
   };
