@@ -9,17 +9,17 @@ interface HandleItem {
   getAsFileSystemHandle?: () => Promise<FileSystemHandle | null>;
 }
 
-/** All files below a dropped folder, for browsers without file system handles. */
-async function filesOf(entry: FileSystemEntry): Promise<File[]> {
-  if (entry.isFile)
-    return [await new Promise<File>((resolve, reject) => (entry as FileSystemFileEntry).file(resolve, reject))];
-  const reader = (entry as FileSystemDirectoryEntry).createReader();
+/** The files of a dropped folder, for browsers without file system handles. Folders in it are left out. */
+async function filesOf(folder: FileSystemDirectoryEntry): Promise<File[]> {
+  const reader = folder.createReader();
   const files: File[] = [];
   // Entries come in batches; an empty one ends the list.
   for (;;) {
     const batch = await new Promise<FileSystemEntry[]>((resolve, reject) => reader.readEntries(resolve, reject));
     if (batch.length === 0) return files;
-    for (const child of batch) files.push(...(await filesOf(child)));
+    for (const entry of batch)
+      if (entry.isFile)
+        files.push(await new Promise<File>((resolve, reject) => (entry as FileSystemFileEntry).file(resolve, reject)));
   }
 }
 
@@ -33,7 +33,7 @@ async function take(items: DataTransferItem[], folder: FolderPicker, text: TextP
   );
   if (handle) return folder.useHandle(handle as FileSystemDirectoryHandle);
   const directory = entries.find((entry) => entry?.isDirectory);
-  if (directory) return folder.useFiles(await filesOf(directory));
+  if (directory) return folder.useFiles(await filesOf(directory as FileSystemDirectoryEntry));
   const plain = files.filter((file) => file !== null);
   if (plain.some((file) => MODEL_FILE.test(file.name))) return folder.useFiles(plain);
   if (plain[0]) await text.useFile(plain[0]);

@@ -29,8 +29,10 @@ export class FolderPicker {
 
   /** Files of a folder, from an input or a drop. */
   useFiles(files: File[]): void {
+    // Only what lies in the folder itself: folders in it (onnx/, say) have a config.json of their own.
+    const direct = files.filter((file) => file.webkitRelativePath.split("/").length <= 2);
     const name = files[0]?.webkitRelativePath.split("/")[0] || files[0]?.name || "dropped files";
-    this.set({ kind: "files", key: this.nextKey(), name, files }, `${formatCount(files.length)} files`);
+    this.set({ kind: "files", key: this.nextKey(), name, files: direct }, `${formatCount(direct.length)} files`);
   }
 
   useHandle(handle: FileSystemDirectoryHandle): void {
