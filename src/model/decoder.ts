@@ -183,12 +183,16 @@ export class Decoder {
     };
   }
 
-  /** Writes ids and rope tables of tokens at positions `start, start + 1, ...` (through the queue, before what is submitted next). */
-  writeTokens(activations: Activations, ids: readonly number[], start: number, ropeLength: number): void {
-    const { rope: config, headDim: rotaryDim } = this.config;
-    const positions = ids.map((_, index) => start + index);
-    const table = ropeTable(config, { rotaryDim, positions, seqLen: ropeLength });
+  /** Writes the ids of a chunk (through the queue: before what is submitted next). */
+  writeIds(activations: Activations, ids: readonly number[]): void {
     this.device.queue.writeBuffer(activations.ids, 0, Uint32Array.from(ids));
+  }
+
+  /** Writes the rope table of positions `start` to `start + count - 1` (through the queue, too). */
+  writePositions(activations: Activations, start: number, count: number, ropeLength: number): void {
+    const { rope: config, headDim: rotaryDim } = this.config;
+    const positions = Array.from({ length: count }, (_, index) => start + index);
+    const table = ropeTable(config, { rotaryDim, positions, seqLen: ropeLength });
     this.device.queue.writeBuffer(activations.rope, 0, table);
   }
 

@@ -45,7 +45,8 @@ export class Forward {
     const { signal } = options;
     const count = ids.length;
     const lastLayer = decoder.layerCount - 1;
-    decoder.writeTokens(activations, ids, start, options.ropeLength);
+    decoder.writeIds(activations, ids);
+    decoder.writePositions(activations, start, count, options.ropeLength);
     // What follows one layer's attention and what precedes the next one's go to the GPU together.
     let pending = this.commands(`prefill ${start}`);
     decoder.encodeEmbed(pending.pass, activations, count);
@@ -70,14 +71,19 @@ export class Forward {
     this.submit(pending, signal, options.encodePick);
   }
 
-  /** One token at `position`; its logits are in the activations when this resolves (submitted). @throws signal.reason */
-  async step(id: number, position: number, signal: AbortSignal, encodePick: EncodePick): Promise<void> {
+  /**
+   * One token at `position`; its logits are in the activations when this resolves (submitted).
+   * @param id undefined where it is on the GPU already, chosen by the step before; needs `cache.canEncodeStep`.
+   * @throws signal.reason
+   */
+  async step(id: number | undefined, position: number, signal: AbortSignal, encodePick: EncodePick): Promise<void> {
     const { decoder, activations, cache } = this;
-    if (!cache.canEncodeStep)
+    if (!cache.canEncodeStep && id !== undefined)
       return this.prefill([id], position, true, { signal, ropeLength: position + 1, encodePick });
     await cache.reserve(position, 1);
     signal.throwIfAborted();
-    decoder.writeTokens(activations, [id], position, position + 1);
+    if (id !== undefined) decoder.writeIds(activations, [id]);
+    decoder.writePositions(activations, position, 1, position + 1);
     const commands = this.commands(`decode ${position}`);
     const { pass } = commands;
     decoder.encodeEmbed(pass, activations, 1);

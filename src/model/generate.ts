@@ -186,6 +186,13 @@ class RunMemory {
   }
 }
 
+/** The choice encoded last. Nobody may come to wait for it (abort, stop id), and then its failure is nobody's. */
+function take(picker: TokenPicker): Promise<number> {
+  const id = picker.take();
+  id.catch(() => {});
+  return id;
+}
+
 /**
  * Runs a checked prompt. Memory is taken when the iteration begins and given back when it ends, however it ends.
  * @throws signal.reason
@@ -209,7 +216,7 @@ export async function* run(
     const { forward, cache, activations } = memory;
     picker = await TokenPicker.create(device, activations.logits, context.vocabSize, options);
     const pick = picker;
-    const encodePick = (encoder: GPUCommandEncoder) => pick.encode(encoder);
+    const encodePick = (encoder: GPUCommandEncoder) => pick.encode(encoder, activations.ids);
     // An answer to a conversation begins anew; a continuation of text keeps the space between.
     const isContinuation = typeof prompt === "string" || isIds(prompt);
     const text = tokenizer && createTextStream(tokenizer, isContinuation ? ids : []);
@@ -221,9 +228,22 @@ export async function* run(
       recorder.finish("maxNewTokens");
       return;
     }
-    let id = await untilAborted(pick.take(), signal);
-    recorder.prefillDone(ids.length, performance.now() - beginMs);
+    // Greedy decode keeps one step ahead of what has been read back; what a step too many wrote ends with the run.
+    const runsAhead = pick.isOnGpu && cache.canEncodeStep;
+    let coming = take(pick);
+    let lastMs = beginMs;
     for (let count = 1; ; count++) {
+      const isLast = count === options.maxNewTokens;
+      const position = ids.length + count - 1;
+      let ahead: Promise<number> | undefined;
+      if (runsAhead && !isLast) {
+        await forward.step(undefined, position, signal, encodePick);
+        ahead = take(pick);
+      }
+      const id = await untilAborted(coming, signal);
+      if (count === 1) recorder.prefillDone(ids.length, performance.now() - beginMs);
+      else recorder.decoded(performance.now() - lastMs);
+      lastMs = performance.now();
       if (options.stopIds.has(id)) {
         recorder.finish("stopId");
         // Bytes that never became a character are shown as what they are, with the id that ended the answer.
@@ -231,17 +251,14 @@ export async function* run(
         if (rest !== "") yield { tokenId: id, text: rest };
         return;
       }
-      const isLast = count === options.maxNewTokens;
       recorder.token();
       if (isLast) recorder.finish("maxNewTokens");
       recorder.memory(cache.kvTokens());
       yield { tokenId: id, text: text ? text.push(id) + (isLast ? text.end() : "") : "" };
       if (isLast) return;
       signal.throwIfAborted();
-      const stepMs = performance.now();
-      await forward.step(id, ids.length + count - 1, signal, encodePick);
-      id = await untilAborted(pick.take(), signal);
-      recorder.decoded(performance.now() - stepMs);
+      if (!ahead) await forward.step(id, position, signal, encodePick);
+      coming = ahead ?? take(pick);
     }
   } finally {
     recorder.memory(memory?.cache.kvTokens() ?? []);

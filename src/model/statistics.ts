@@ -103,7 +103,7 @@ export class StatisticsRecorder {
     this.statistics.timeToFirstTokenMs = performance.now() - this.startMs;
   }
 
-  /** One decode step took so long; the time in which the caller held the iteration does not count. */
+  /** One more token so many milliseconds after the one before it. */
   decoded(timeMs: number): void {
     this.decodeMs += timeMs;
     this.decodeTokens += 1;

@@ -66,7 +66,7 @@ export interface GenerateOptions {
   stopIds?: readonly number[];
   /** Put BOS in front as the tokenizer does. Default true. */
   addBos?: boolean;
-  /** Tokens per prefill chunk. Default 512. */
+  /** Tokens per prefill chunk; Infinity: the whole prompt at once. Default 512. */
   prefillChunkSize?: number;
   signal?: AbortSignal;
   /** Prefill and ring, as they go. */
@@ -135,7 +135,8 @@ export interface Model {
   /**
    * Answers a prompt. Options and ids are checked at once; the run begins with the iteration and holds GPU memory until
    * that ends, by itself, by `break` or by an abort. One run at a time: a second iteration throws while one goes on, and
-   * waits where that one was aborted.
+   * waits where that one was aborted. A stop id ends the answer and is no part of it. Prompts longer than the model's
+   * `max_position_embeddings` are taken (rope tables are made per position); whether a model makes sense of them is its own.
    * @throws {OptionError} for bad options, ids outside of the vocabulary, a conversation without a chat template.
    */
   generate(prompt: Prompt, options?: GenerateOptions): Generation;

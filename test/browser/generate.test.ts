@@ -241,6 +241,32 @@ describe("loading and ending", () => {
     expect(ledgerOf(device).total.bytes - before).toBeLessThanOrEqual(2 ** 20 + 4096); // the device's own uniforms
   });
 
+  it("says so when logits are no numbers", async () => {
+    const device = await testDevice();
+    const { files } = randomModel("nan", noStop, {
+      corrupt: { name: "model.layers.1.mlp.up_proj.weight", value: NaN },
+    });
+    const model = await loadModel(files, { device });
+    for (const temperature of [0, 1])
+      await expect(collect(model, "abc", { temperature })).rejects.toMatchObject({
+        name: "ModelFormatError",
+        message: expect.stringContaining("expected logits to be numbers, got NaN"),
+      });
+    model.destroy();
+  });
+
+  it("answers a conversation through the model's chat template", async () => {
+    const device = await testDevice();
+    const chatTemplate = "{{ bos_token }}{% for m in messages %}[{{ m.role }}]{{ m.content }}{% endfor %}>";
+    const model = await loadModel(randomModel("chat", noStop, { chatTemplate }).files, { device });
+    expect(model.hasChatTemplate).toBe(true);
+    const chat = await collect(model, [{ role: "user", content: "hi" }], { maxNewTokens: 5 });
+    const ids = [1, ...model.tokenize("[user]hi>", { addBos: false })];
+    expect(chat.statistics.promptTokens).toBe(ids.length);
+    expect(chat.tokenIds).toEqual((await collect(model, ids, { maxNewTokens: 5 })).tokenIds);
+    model.destroy();
+  });
+
   it("runs a preset with random weights on ids", async () => {
     const device = await testDevice();
     const model = await loadPreset("debug", { device, ring: { worldSize: 2 } });

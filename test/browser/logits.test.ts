@@ -48,7 +48,7 @@ function expectLogits(config: ReferenceConfig, weights: ReferenceWeights, ids: r
 
 const mistral = { architectures: ["MistralForCausalLM"], model_type: "mistral", sliding_window: 7 };
 const qwen2 = { architectures: ["Qwen2ForCausalLM"], model_type: "qwen2", use_sliding_window: false };
-const qwen3 = { architectures: ["Qwen3ForCausalLM"], model_type: "qwen3", head_dim: 16 };
+const qwen3 = { architectures: ["Qwen3ForCausalLM"], model_type: "qwen3", head_dim: 8 };
 const layerTypes = ["sliding_attention", "full_attention", "sliding_attention"];
 const rope = (rope_type: string, fields: Record<string, unknown> = {}) => ({
   rope_scaling: { rope_type, factor: 4, ...fields },
@@ -79,13 +79,13 @@ const models: [name: string, model: () => RandomModel, ring: RingOptions][] = [
   ["qwen2, qkv bias", () => randomModel("qwen2", qwen2), { worldSize: 2, layout: "contiguous" }],
   ["qwen3, q and k norms", () => randomModel("qwen3", qwen3), { worldSize: 4 }],
   [
-    "layer_types, window 5",
-    () => randomModel("types", { layer_types: layerTypes, sliding_window: 5 }),
+    "layer_types, window 7",
+    () => randomModel("types", { layer_types: layerTypes, sliding_window: 7 }),
     { worldSize: 2, blockMemory: "host" },
   ],
   [
     "layer_types with vanilla attention",
-    () => randomModel("types", { layer_types: layerTypes, sliding_window: 5 }),
+    () => randomModel("types", { layer_types: layerTypes, sliding_window: 7 }),
     { attention: "vanilla" },
   ],
   ["rope linear", () => randomModel("linear", rope("linear")), { worldSize: 2 }],

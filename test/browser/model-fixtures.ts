@@ -54,6 +54,11 @@ export async function golden(): Promise<number[]> {
   return (await (await fetch(`${storiesUrl}/golden.json`)).json()).token_ids;
 }
 
+/** The published text of that output. */
+export async function goldenText(): Promise<string> {
+  return (await (await fetch(`${storiesUrl}/golden.json`)).json()).text;
+}
+
 /** The tensors of a safetensors file in F32, by name: read here on its own, for the oracle. */
 export async function readTensors(files: ModelFiles): Promise<Map<string, Float32Array>> {
   const bytes = await files.read("model.safetensors");
@@ -132,7 +137,13 @@ const tiny = {
 export function randomModel(
   name: string,
   changes: Readonly<Record<string, unknown>> = {},
-  options: { seed?: number; dtype?: "F32" | "BF16" } = {},
+  options: {
+    seed?: number;
+    dtype?: "F32" | "BF16";
+    /** Puts a value first into a tensor. */
+    corrupt?: { name: string; value: number };
+    chatTemplate?: string;
+  } = {},
 ): RandomModel {
   const config = { ...tiny, ...changes };
   const random = seededRandom(options.seed ?? 1);
@@ -147,6 +158,7 @@ export function randomModel(
     const spread = shape.length === 1 ? 0.2 : tensor.includes("embed") ? 1 : 1.5 / Math.sqrt(shape[1]!);
     const count = shape.reduce((product, axis) => product * axis, 1);
     let values = Float32Array.from({ length: count }, () => (isNorm ? 1 : 0) + spread * normal());
+    if (options.corrupt?.name === tensor) values[0] = options.corrupt.value;
     let bytes = new Uint8Array(values.buffer);
     if (isBf16) {
       const bits = Uint16Array.from(values, bf16Bits);
@@ -172,7 +184,10 @@ export function randomModel(
     ["config.json", encode(config)],
     ["model.safetensors", file],
     ["tokenizer.json", encode(letterTokenizer(config.vocab_size))],
-    ["tokenizer_config.json", encode({ bos_token: "<s>", eos_token: "</s>", add_bos_token: true })],
+    [
+      "tokenizer_config.json",
+      encode({ bos_token: "<s>", eos_token: "</s>", add_bos_token: true, chat_template: options.chatTemplate }),
+    ],
   ]);
   return { config: config as unknown as ReferenceConfig, files: memoryFiles(name, files), weights };
 }
