@@ -29,6 +29,7 @@ interface BenchFlags {
   attention: AttentionKind[];
   design: AttentionDesign;
   out: string;
+  name?: string;
   runtime: "chrome" | "node";
   json?: boolean;
 }
@@ -129,7 +130,7 @@ async function bench(flags: BenchFlags): Promise<void> {
   };
   const folder = resolve(flags.out);
   mkdirSync(folder, { recursive: true });
-  const path = join(folder, fileName(document));
+  const path = join(folder, flags.name ?? fileName(document));
   writeFileSync(`${path}.json`, `${JSON.stringify(document, null, 1)}\n`);
   writeFileSync(`${path}.html`, reportHtml(document));
   const changes = before && compareRuns(before, document);
@@ -161,6 +162,7 @@ export function benchCommand(): Command {
         .default("auto"),
     )
     .option("--out <folder>", "where the result and the report page go", "bench/results")
+    .option("--name <name>", "their file name without extension (default: date and adapter)")
     .addOption(runtimeOption())
     .addOption(jsonOption())
     .action(bench);
