@@ -37,10 +37,15 @@ function readWeights(): Map<string, Float64Array> {
 }
 
 /** Greedy answer to a prompt of bytes, ended by a stop id or after 40 tokens. */
-function answer(weights: Map<string, Float64Array>, prompt: string, precision: "f64" | "f32"): number[] {
+function answer(
+  weights: Map<string, Float64Array>,
+  prompt: string,
+  precision: "f64" | "f32",
+  begin: number[] = [BOS],
+): number[] {
   const model = new LlamaReference(config, weights, precision);
   const ids: number[] = [];
-  let next = argmax(model.forward([BOS, ...bytesOf(prompt)]));
+  let next = argmax(model.forward([...begin, ...bytesOf(prompt)]));
   while (ids.length < 40) {
     ids.push(next);
     if (config.eos_token_id.includes(next)) break;
@@ -100,6 +105,12 @@ describe("retrieval", () => {
       const others = logits.filter((_, id) => id !== wanted);
       expect(logits[wanted]! - Math.max(...others)).toBeGreaterThan(40);
     }
+  });
+
+  it("needs no BOS to find it", () => {
+    const needle = needleText({ length: 400, depth: 0, seed: 8 });
+    const ids = answer(weights, needle.text + needle.question, "f32", []);
+    expect(Buffer.from(ids).toString()).toBe(`${needle.answer}\n`);
   });
 
   it("answers nothing to an empty prompt", () => {
