@@ -1,11 +1,12 @@
 /** From a source to a model on the GPU: config, tokenizer, kernels, weights. After any failure nothing is held. */
 import { OptionError } from "../errors.ts";
+import { explainFailure, lossSignal } from "../gpu/device-loss.ts";
 import { describeValue, expectInteger } from "../shape.ts";
 import { type ModelConfig, parseModelConfig } from "./config.ts";
 import { createDecoder, type Decoder } from "./decoder.ts";
 import { type JsonObject, parseJsonObject } from "./json.ts";
 import { createLayerAttention } from "./kv-cache.ts";
-import { deviceLostError, explainFailure, LoadedModel, resolveRing } from "./model.ts";
+import { LoadedModel, resolveRing } from "./model.ts";
 import { type PresetName, presetConfig, randomWeights } from "./presets.ts";
 import { readOptional } from "./read-file.ts";
 import { openModelSource } from "./sources.ts";
@@ -42,9 +43,8 @@ async function withLoading(
     throw new OptionError(`${where}: expected options.device to be a GPUDevice, got ${describeValue(device)}`);
   const ring = resolveRing(where, options.ring);
   const mlpChunkSize = expectInteger(where, "mlpChunkSize", options.mlpChunkSize ?? MLP_CHUNK_SIZE);
-  const lost = new AbortController();
-  device.lost.then((info) => lost.abort(deviceLostError(where, info)));
-  const signal = options.signal ? AbortSignal.any([options.signal, lost.signal]) : lost.signal;
+  const lost = lossSignal(device);
+  const signal = options.signal ? AbortSignal.any([options.signal, lost]) : lost;
   const report: Loading["report"] = (phase, message) =>
     options.onProgress?.({ phase, message, loadedBytes: 0, totalBytes: 0 });
   try {
@@ -53,7 +53,8 @@ async function withLoading(
     signal.throwIfAborted();
     return await load({ device, ring, mlpChunkSize, signal, report });
   } catch (error) {
-    throw signal.aborted ? signal.reason : await explainFailure(where, device, error);
+    if (signal.aborted) throw signal.reason;
+    throw error instanceof OptionError ? error : await explainFailure(device, error);
   }
 }
 

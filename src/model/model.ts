@@ -1,5 +1,6 @@
 /** A loaded model: what `loadModel` returns. Owns its weights and rings; runs of `generate` take and give back the rest. */
-import { DestroyedError, DeviceLostError, OptionError, RingwiseError } from "../errors.ts";
+import { DestroyedError, OptionError } from "../errors.ts";
+import { explainFailure, lossSignal } from "../gpu/device-loss.ts";
 import { expectInteger, expectOneOf } from "../shape.ts";
 import type { ModelConfig } from "./config.ts";
 import type { Decoder } from "./decoder.ts";
@@ -42,29 +43,14 @@ export function resolveRing(where: string, ring: RingOptions = {}): Required<Rin
   return { worldSize: attention === "ring" ? worldSize : 1, layout, blockMemory, attention };
 }
 
-/** The device's loss as our error. */
-export const deviceLostError = (where: string, info: GPUDeviceLostInfo): DeviceLostError =>
-  new DeviceLostError(
-    `${where}: the GPU device was lost (${info.reason ?? "unknown"}): ${info.message || "no further message"}. Request a new device and load the model again.`,
-  );
-
-/**
- * What to throw for a failure: the device's loss where that is the cause (the platform's own errors arrive a moment before
- * `device.lost` does), else the failure itself.
- */
-export async function explainFailure(where: string, device: GPUDevice, error: unknown): Promise<unknown> {
-  if (error instanceof RingwiseError) return error;
-  const moment = new Promise<undefined>((resolve) => setTimeout(resolve, 50));
-  const info = await Promise.race([device.lost, moment]);
-  return info ? Object.assign(deviceLostError(where, info), { cause: error }) : error;
-}
-
 /** {@link Model} on one device. */
 export class LoadedModel implements Model {
   readonly name: string;
   readonly config: Readonly<Record<string, unknown>>;
   readonly hasChatTemplate: boolean;
-  private readonly ended = new AbortController();
+  private readonly destroyed = new AbortController();
+  /** Aborts with the reason when the model is destroyed or its device is lost. */
+  private readonly ended: AbortSignal;
   private attention: LayerAttention;
   private current: { signal: AbortSignal; end(): Promise<unknown> } | undefined;
 
@@ -73,7 +59,7 @@ export class LoadedModel implements Model {
     this.config = parts.configJson;
     this.attention = parts.attention;
     this.hasChatTemplate = parts.tokenizer?.chatTemplate !== undefined;
-    parts.device.lost.then((info) => this.ended.abort(deviceLostError(`model ${this.name}`, info)));
+    this.ended = AbortSignal.any([this.destroyed.signal, lossSignal(parts.device)]);
   }
 
   get ring(): Readonly<Required<RingOptions>> {
@@ -89,7 +75,7 @@ export class LoadedModel implements Model {
   }
 
   generate(prompt: Prompt, options: GenerateOptions = {}): Generation {
-    this.ended.signal.throwIfAborted();
+    this.ended.throwIfAborted();
     const context = this.context();
     const runOptions = checkRunOptions(options, context);
     checkPrompt(prompt, context);
@@ -104,7 +90,7 @@ export class LoadedModel implements Model {
     prompt: Prompt,
     options: Pick<GenerateOptions, "addBos" | "prefillChunkSize" | "signal" | "onProgress"> = {},
   ): Promise<Float32Array> {
-    this.ended.signal.throwIfAborted();
+    this.ended.throwIfAborted();
     const runOptions = checkRunOptions(options, this.context());
     checkPrompt(prompt, this.context());
     const recorder = new StatisticsRecorder(this.parts.device, this.ring);
@@ -116,22 +102,21 @@ export class LoadedModel implements Model {
   }
 
   async setRing(ring: RingOptions): Promise<void> {
-    this.ended.signal.throwIfAborted();
+    this.ended.throwIfAborted();
     const resolved = resolveRing("setRing", ring);
     await this.freeForNext("setRing");
     const { device, config } = this.parts;
     const attention = await createLayerAttention(device, config, resolved);
-    if (this.ended.signal.aborted || this.current) attention.destroy();
-    this.ended.signal.throwIfAborted();
+    if (this.ended.aborted || this.current) attention.destroy();
+    this.ended.throwIfAborted();
     if (this.current) throw busyError("setRing", this.name);
     this.attention.destroy();
     this.attention = attention;
   }
 
   destroy(): void {
-    if (this.ended.signal.reason instanceof DestroyedError) return;
-    // After a lost device the signal has its reason already: the run has ended, and the memory is still to be struck off.
-    this.ended.abort(new DestroyedError(`model ${this.name}: expected a usable model, got a destroyed one`));
+    if (this.destroyed.signal.aborted) return;
+    this.destroyed.abort(new DestroyedError(`model ${this.name}: expected a usable model, got a destroyed one`));
     this.attention.destroy();
     this.parts.decoder.destroy();
   }
@@ -174,7 +159,7 @@ export class LoadedModel implements Model {
     start: (signal: AbortSignal) => AsyncGenerator<Piece, void, undefined>,
   ): AsyncGenerator<Piece, void, undefined> {
     while (this.current) await this.freeForNext("generate");
-    const signal = userSignal ? AbortSignal.any([this.ended.signal, userSignal]) : this.ended.signal;
+    const signal = userSignal ? AbortSignal.any([this.ended, userSignal]) : this.ended;
     signal.throwIfAborted();
     const inner = start(signal);
     const entry = { signal, end: () => inner.return() };
@@ -186,7 +171,8 @@ export class LoadedModel implements Model {
       // Ended from outside while the caller held the iteration: that is no ordinary end.
       if (recorder.statistics.stopReason === "aborted") signal.throwIfAborted();
     } catch (error) {
-      throw signal.aborted ? signal.reason : await explainFailure("generate", this.parts.device, error);
+      if (signal.aborted) throw signal.reason;
+      throw error instanceof OptionError ? error : await explainFailure(this.parts.device, error);
     } finally {
       signal.removeEventListener("abort", abort);
       if (this.current === entry) this.current = undefined;

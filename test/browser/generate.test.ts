@@ -79,6 +79,30 @@ describe("generate", () => {
     expect(held()).toBe(before);
   });
 
+  it("destroys every GPU buffer that a run makes, also those outside of the ledger", async () => {
+    const { createBuffer } = device;
+    const live = new Set<string>();
+    let made = 0;
+    device.createBuffer = (descriptor) => {
+      const buffer = createBuffer.call(device, descriptor);
+      const { destroy } = buffer;
+      const name = `${descriptor.label} ${made++}`;
+      live.add(name);
+      buffer.destroy = () => {
+        live.delete(name);
+        return destroy.call(buffer);
+      };
+      return buffer;
+    };
+    try {
+      for (let run = 0; run < 3; run++) await collect(model, "abcdef", { maxNewTokens: 4, temperature: run % 2 });
+    } finally {
+      device.createBuffer = createBuffer;
+    }
+    expect(made).toBeGreaterThan(20);
+    expect([...live]).toEqual([]);
+  });
+
   it("stops at an abort, wherever it comes, and stays usable", async () => {
     const before = held();
     const reason = new Error("enough");
