@@ -1,6 +1,14 @@
 /**
  * Matrix product with a weight as Hugging Face stores it: output = activation(input . weight^T + bias), optionally added to
  * what the output holds, optionally gated by a second weight. Four kernels behind one call; see shaders/matmul*.wgsl.
+ *
+ * Measured on SwiftShader (two cores shared with other work, so in CPU time, as a share of the FMA peak measured in the same
+ * run, 11 GFLOP per CPU second), 512 x 768 x 576: subgroup f32 3.4 (30%), bf16 as f32, f16 1.8 (16%: `unpack2x16float` is
+ * emulated there, and doing it by integer arithmetic was slower still); register f32 1.8 to 2.7 (16 to 24%); tile
+ * about a third of register.
+ * Of the subgroup kernel's time the multiplications take half, the loads the other half (a storage load is four scalar
+ * loads). 16 x 8 a lane was best: 24 x 8, 16 x 12, 32 x 8, 16 x 16 and eight inner elements at a time were 10 to 45% slower.
+ * decode, 1 x 8192 x 1024: f32 0.8 GB/s of weight per CPU second, bf16 0.5. No GPU has been measured.
  */
 import { OptionError } from "../errors.ts";
 import type { BufferSource } from "../gpu/buffers.ts";

@@ -2,7 +2,7 @@
  * RMSNorm (Zhang and Sennrich, arXiv 1910.07467) over rows of any view: hidden states `[T, C]`, or the heads of query and key
  * `[T * H, D]` as Qwen3 normalises them.
  *
- * Measured (SwiftShader): one pass over memory to sum and one to scale; at 2048 x 576 under 2% of the matmuls beside it.
+ * Measured (SwiftShader, CPU time): 512 x 576 in 6 ms, where a 576 x 576 matmul of the same rows takes 112 ms.
  */
 import { ShapeError } from "../errors.ts";
 import { type BufferSource, viewOf } from "../gpu/buffers.ts";
