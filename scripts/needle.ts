@@ -11,6 +11,7 @@ import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { parseArgs } from "node:util";
 import type { NeedleCell, NeedleJob } from "../bench/jobs/needle.ts";
+import { quantile } from "../bench/statistics.ts";
 import { runInPage } from "../src/cli/harness.ts";
 import { builtFolder } from "../src/cli/paths.ts";
 import { formatBytes } from "../src/cli/terminal.ts";
@@ -38,6 +39,7 @@ const ring = {
 
 interface NeedleResult {
   date: string;
+  adapter?: string;
   ring: NeedleJob["ring"];
   prefillChunkSize: number;
   cells: NeedleCell[];
@@ -45,12 +47,13 @@ interface NeedleResult {
 
 const folder = join(fileURLToPath(new URL("..", import.meta.url)), "bench", "results");
 const file = join(folder, "needle.json");
-const before: NeedleCell[] = values.continue && existsSync(file) ? JSON.parse(readFileSync(file, "utf8")).cells : [];
+const before: Partial<NeedleResult> = values.continue && existsSync(file) ? JSON.parse(readFileSync(file, "utf8")) : {};
 const result: NeedleResult = {
   date: new Date().toISOString().slice(0, 10),
+  adapter: before.adapter,
   ring,
   prefillChunkSize: Number(values.chunk),
-  cells: [...before],
+  cells: [...(before.cells ?? [])],
 };
 
 /** 1024 -> "1K". */
@@ -66,7 +69,7 @@ function markdown({ cells }: NeedleResult): string {
   };
   const seconds = (length: number) => {
     const times = cells.filter((cell) => cell.length === length).map((cell) => cell.prefillSeconds);
-    return `${(times.reduce((sum, time) => sum + time, 0) / times.length).toPrecision(2)} s`;
+    return `${quantile(times, 0.5).toPrecision(2)} s`;
   };
   const line = (first: string, rest: string[]) => `| ${[first, ...rest].join(" | ")} |`;
   return [
@@ -81,7 +84,7 @@ function markdown({ cells }: NeedleResult): string {
         columns.map((length) => mark(length, depth)),
       ),
     ),
-    line("prefill", columns.map(seconds)),
+    line("prefill (median)", columns.map(seconds)),
     "",
   ].join("\n");
 }
@@ -93,13 +96,13 @@ function save(): void {
 }
 
 const isDone = (length: number, depth: number) =>
-  before.some((cell) => cell.length === length && cell.depth === depth && cell.isFound);
+  (before.cells ?? []).some((cell) => cell.length === length && cell.depth === depth && cell.isFound);
 const cells = lengths
   .flatMap((length) => depths.map((depth) => ({ length, depth })))
   .filter(({ length, depth }) => !isDone(length, depth));
 const job: NeedleJob = { cells, ring, prefillChunkSize: result.prefillChunkSize };
 
-await runInPage<number, NeedleCell>(
+result.adapter = await runInPage<string, NeedleCell>(
   "needle",
   { source: "/model/", job },
   {
@@ -118,6 +121,7 @@ await runInPage<number, NeedleCell>(
     log: (line) => console.error(line),
   },
 );
+save();
 const missed = result.cells.filter(({ isFound }) => !isFound).length;
 console.log(`${markdown(result)}\n${result.cells.length - missed} of ${result.cells.length} needles found`);
 process.exit(missed > 0 ? 1 : 0);
