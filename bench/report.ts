@@ -42,8 +42,10 @@ function plotOver(
 }
 
 function plotsOf(document: BenchDocument): Plot[] {
-  // One family of shapes that differ in length alone; the table has the others.
-  const attention = document.results.filter((result) => result.case.startsWith("prefill-"));
+  // One family of shapes that differ in length alone, where it was measured; the table has the others.
+  const all = document.results.filter((result) => result.group === "attention");
+  const family = all.filter((result) => result.case.startsWith("prefill-"));
+  const attention = family.length > 0 ? family : all;
   const memory = document.results.filter((result) => result.group === "memory");
   return [
     plotOver(attention, "Time against length", "milliseconds", true, (result) => result.timeMs?.median),
