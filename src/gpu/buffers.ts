@@ -1,5 +1,5 @@
 /** GPU buffers: allocation that is checked and entered in the ledger, views, and reading back. */
-import { GpuMemoryError } from "../errors.ts";
+import { GpuMemoryError, OptionError, ShapeError } from "../errors.ts";
 import { ledgerOf, SHARED } from "./ledger.ts";
 
 /** A part of a GPU buffer. A whole buffer may be given wherever a view is taken. */
@@ -33,6 +33,8 @@ export interface AllocateOptions {
 
 /** Storage that can be copied from and to: what most tensors are. (The flags' values: GPUBufferUsage may not exist yet.) */
 export const STORAGE = 0x80 | 0x4 | 0x8;
+
+const COPY_SRC = 0x4;
 
 const owners = new WeakMap<GPUBuffer, { device: GPUDevice; owner: number | string }>();
 
@@ -125,17 +127,32 @@ export function write(
   device.queue.writeBuffer(buffer, byteOffset + whole, rest);
 }
 
-/** Reads a buffer (or a part of it) back, after everything submitted so far. The bytes are the caller's own copy. */
+/**
+ * Reads a buffer (or a part of it) back, after everything submitted so far. The bytes are the caller's own copy.
+ * @throws {OptionError} where the buffer was made without COPY_SRC: the copy would be refused, and zeros read.
+ * @throws {ShapeError} where the part is not within the buffer. @throws {GpuMemoryError}
+ */
 export async function read(device: GPUDevice, source: BufferSource): Promise<ArrayBuffer> {
   const { buffer, byteOffset, byteLength } = viewOf(source);
-  const size = Math.ceil(byteLength / 4) * 4;
+  if ((buffer.usage & COPY_SRC) === 0)
+    throw new OptionError(
+      `read: expected buffer "${buffer.label}" to have usage COPY_SRC, got usage 0x${buffer.usage.toString(16)}`,
+    );
+  // Copies go by words of 4 bytes; a view of 2-byte elements may begin within one.
+  const start = Math.floor(byteOffset / 4) * 4;
+  const skip = byteOffset - start;
+  const size = Math.ceil((skip + byteLength) / 4) * 4;
+  if (byteOffset < 0 || byteLength < 0 || start + size > buffer.size)
+    throw new ShapeError(
+      `read: expected bytes ${start} to ${start + size} (whole words) within buffer "${buffer.label}", got one of ${buffer.size} bytes`,
+    );
   const staging = await allocate(device, { label: `read ${buffer.label}`, byteLength: size, usage: 0x1 | 0x8 });
   try {
     const encoder = device.createCommandEncoder({ label: `read ${buffer.label}` });
-    encoder.copyBufferToBuffer(buffer, byteOffset, staging, 0, size);
+    encoder.copyBufferToBuffer(buffer, start, staging, 0, size);
     device.queue.submit([encoder.finish()]);
     await staging.mapAsync(0x1, 0, size);
-    return staging.getMappedRange(0, size).slice(0, byteLength);
+    return staging.getMappedRange(0, size).slice(skip, skip + byteLength);
   } finally {
     release(staging);
   }
