@@ -14,7 +14,7 @@ const root = fileURLToPath(new URL("..", import.meta.url));
 const stamp = join(root, "dist", ".stamp");
 
 /** What the build reads: a change in any of these makes dist/ old. */
-const SOURCES = ["src", "shaders", "demo", "bench/page", "bench/jobs", "models", "test/cases.ts", "package.json"];
+const SOURCES = ["src", "shaders", "demo", "bench", "models", "test/cases.ts", "package.json"];
 const CONFIGURATION = [
   "scripts/build.mjs",
   "tsconfig.json",
@@ -28,7 +28,8 @@ function newestMs(path) {
   const stat = statSync(path);
   if (!stat.isDirectory()) return stat.mtimeMs;
   // A folder's own time tells of files that were removed.
-  return Math.max(stat.mtimeMs, ...readdirSync(path).map((name) => newestMs(join(path, name))));
+  const names = readdirSync(path).filter((name) => name !== "results");
+  return Math.max(stat.mtimeMs, ...names.map((name) => newestMs(join(path, name))));
 }
 
 function isFresh() {
