@@ -44,14 +44,14 @@ function dot32(a: ArrayLike<number>, aOffset: number, b: ArrayLike<number>, bOff
   return sum;
 }
 
-/** One head of one token: its query and output start at `offset`, its keys and values at `kvOffset` of each row. */
+/** One head of one token: its query and output start at `offset`. */
 interface HeadOfToken {
   query: Numbers;
   output: Numbers;
   offset: number;
-  kvOffset: number;
-  keys: readonly Numbers[];
-  values: readonly Numbers[];
+  /** `[S, D]` of the head's kv head */
+  keys: Numbers;
+  values: Numbers;
   /** Keys of rows `from` and later are seen, up to `to`, exclusive. */
   from: number;
   to: number;
@@ -60,43 +60,41 @@ interface HeadOfToken {
 }
 
 /** Softmax attention of one head in float64: scores, their maximum, probabilities, the mixed values. */
-function attend64({ query, output, offset, kvOffset, keys, values, from, to, headDim, scores }: HeadOfToken): void {
+function attend64({ query, output, offset, keys, values, from, to, headDim, scores }: HeadOfToken): void {
   const scale = 1 / Math.sqrt(headDim);
   let max = Number.NEGATIVE_INFINITY;
   for (let s = from; s < to; s++) {
-    const score = dot64(query, offset, keys[s]!, kvOffset, headDim) * scale;
+    const score = dot64(query, offset, keys, s * headDim, headDim) * scale;
     if (score > max) max = score;
     scores[s] = score;
   }
   let sum = 0;
   for (let s = from; s < to; s++) sum += scores[s] = Math.exp(scores[s]! - max);
   for (let s = from; s < to; s++) {
-    const value = values[s]!;
     const probability = scores[s]! / sum;
-    for (let d = 0; d < headDim; d++) output[offset + d]! += probability * value[kvOffset + d]!;
+    for (let d = 0; d < headDim; d++) output[offset + d]! += probability * values[s * headDim + d]!;
   }
 }
 
 /** The same, rounded to float32 after every operation (written out twice because one shared text runs 3x slower). */
-function attend32({ query, output, offset, kvOffset, keys, values, from, to, headDim, scores }: HeadOfToken): void {
+function attend32({ query, output, offset, keys, values, from, to, headDim, scores }: HeadOfToken): void {
   const { fround } = Math;
   const scale = fround(1 / Math.sqrt(headDim));
   let max = Number.NEGATIVE_INFINITY;
   for (let s = from; s < to; s++) {
-    const score = fround(dot32(query, offset, keys[s]!, kvOffset, headDim) * scale);
+    const score = fround(dot32(query, offset, keys, s * headDim, headDim) * scale);
     if (score > max) max = score;
     scores[s] = score;
   }
   let sum = 0;
   for (let s = from; s < to; s++) sum = fround(sum + (scores[s] = fround(Math.exp(fround(scores[s]! - max)))));
   for (let s = from; s < to; s++) {
-    const value = values[s]!;
     const probability = fround(scores[s]! / sum);
-    for (let d = 0; d < headDim; d++) output[offset + d]! += fround(probability * value[kvOffset + d]!);
+    for (let d = 0; d < headDim; d++) output[offset + d]! += fround(probability * values[s * headDim + d]!);
   }
 }
 
-/** Keys and values of one layer, `[S, K, D]`, one row per token. */
+/** Keys and values of one layer, `[K, S, D]`: each head's own array, so that a query runs straight through it. */
 interface LayerCache {
   keys: Numbers[];
   values: Numbers[];
@@ -127,7 +125,8 @@ export class LlamaReference {
     this.headDim = config.head_dim ?? config.hidden_size / this.heads;
     this.dot = precision === "f64" ? dot64 : dot32;
     this.round = precision === "f64" ? (value) => value : Math.fround;
-    this.caches = Array.from({ length: config.num_hidden_layers }, () => ({ keys: [], values: [] }));
+    const empty = () => Array.from({ length: this.kvHeads }, () => this.numbers(0));
+    this.caches = Array.from({ length: config.num_hidden_layers }, () => ({ keys: empty(), values: empty() }));
   }
 
   /**
@@ -153,7 +152,8 @@ export class LlamaReference {
   private attention(layer: number, rows: Numbers[], ropeLength: number, firstRow: number): Numbers[] {
     const { heads, kvHeads, headDim } = this;
     const name = `model.layers.${layer}.`;
-    const { keys, values } = this.caches[layer]!;
+    const newKeys: Numbers[] = [];
+    const newValues: Numbers[] = [];
     const normed = rows.map((row) => this.norm(row, this.weight(`${name}input_layernorm.weight`), 0, row.length));
     const queries = normed.map((row) => this.linear(row, `${name}self_attn.q_proj`, heads * headDim));
     normed.forEach((row, index) => {
@@ -163,9 +163,12 @@ export class LlamaReference {
       const table = ropeTable(this.config, headDim, this.position + index, ropeLength);
       this.rotate(queries[index]!, table);
       this.rotate(key, table);
-      keys.push(key);
-      values.push(this.linear(row, `${name}self_attn.v_proj`, kvHeads * headDim));
+      newKeys.push(key);
+      newValues.push(this.linear(row, `${name}self_attn.v_proj`, kvHeads * headDim));
     });
+    const cache = this.caches[layer]!;
+    const keys = (cache.keys = cache.keys.map((head, index) => this.appended(head, newKeys, index)));
+    const values = (cache.values = cache.values.map((head, index) => this.appended(head, newValues, index)));
     const window = this.window(layer);
     return rows.slice(firstRow).map((row, offset) => {
       const index = firstRow + offset;
@@ -182,11 +185,21 @@ export class LlamaReference {
     const attendHead = this.precision === "f64" ? attend64 : attend32;
     const from = Math.max(0, position - window + 1);
     for (let head = 0; head < heads; head++) {
-      const offset = head * headDim;
-      const kvOffset = Math.floor(head / (heads / kvHeads)) * headDim;
-      attendHead({ query, output, offset, kvOffset, keys, values, from, to: position + 1, headDim, scores });
+      const kvHead = Math.floor(head / (heads / kvHeads));
+      const kv = { keys: keys[kvHead]!, values: values[kvHead]! };
+      attendHead({ query, output, offset: head * headDim, ...kv, from, to: position + 1, headDim, scores });
     }
     return output;
+  }
+
+  /** One head's rows `[S, D]` with those of new tokens `[K, D]` behind them. */
+  private appended(head: Numbers, tokens: readonly Numbers[], index: number): Numbers {
+    const { headDim } = this;
+    const all = this.numbers(head.length + tokens.length * headDim);
+    all.set(head);
+    for (const [token, row] of tokens.entries())
+      all.set(row.subarray(index * headDim, (index + 1) * headDim), head.length + token * headDim);
+    return all;
   }
 
   /** x + down(silu(gate(norm(x))) * up(norm(x))) */
