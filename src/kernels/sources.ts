@@ -4,6 +4,7 @@ import add from "../../shaders/add.wgsl?raw";
 import argmax from "../../shaders/argmax.wgsl?raw";
 import attention from "../../shaders/attention.wgsl?raw";
 import attentionFew from "../../shaders/attention-few.wgsl?raw";
+import attentionTile from "../../shaders/attention-tile.wgsl?raw";
 import attentionVanilla from "../../shaders/attention-vanilla.wgsl?raw";
 import concatKv from "../../shaders/concat-kv.wgsl?raw";
 import copyTokens from "../../shaders/copy-tokens.wgsl?raw";
@@ -53,6 +54,8 @@ import type { KernelSource } from "../gpu/specialize.ts";
 export const ATTENTION: KernelSource = { file: "attention.wgsl", code: attention };
 /** `attention-few.wgsl`, without its `lib/` files. */
 export const ATTENTION_FEW: KernelSource = { file: "attention-few.wgsl", code: attentionFew };
+/** `attention-tile.wgsl`, without its `lib/` files. */
+export const ATTENTION_TILE: KernelSource = { file: "attention-tile.wgsl", code: attentionTile };
 /** `attention-vanilla.wgsl`, without its `lib/` files. */
 export const ATTENTION_VANILLA: KernelSource = { file: "attention-vanilla.wgsl", code: attentionVanilla };
 /** `concat-kv.wgsl` */
