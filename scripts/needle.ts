@@ -69,7 +69,8 @@ function markdown({ cells }: NeedleResult): string {
   };
   const seconds = (length: number) => {
     const times = cells.filter((cell) => cell.length === length).map((cell) => cell.prefillSeconds);
-    return `${quantile(times, 0.5).toPrecision(2)} s`;
+    const median = quantile(times, 0.5);
+    return `${median.toFixed(median < 10 ? 1 : 0)} s`;
   };
   const line = (first: string, rest: string[]) => `| ${[first, ...rest].join(" | ")} |`;
   return [
