@@ -1,6 +1,6 @@
 /**
  * Encoding a dispatch: uniforms from a per-device arena, bind group, workgroups. Nothing is submitted and no GPU memory
- * is taken here, so `encode*` functions can be synchronous.
+ * is taken here (but for the uniforms of thousands of dispatches at once), so `encode*` functions can be synchronous.
  */
 import { OptionError } from "../errors.ts";
 import { type BufferSource, viewOf } from "./buffers.ts";
@@ -16,37 +16,73 @@ export type UniformField = { u32: number } | { i32: number } | { f32: number };
 const SLOT_BYTES = 256;
 const SLOT_COUNT = 4096;
 
+/** Where a uniform block lies, and when it was last asked for. */
+interface Slot {
+  index: number;
+  epoch: number;
+}
+
 /**
  * Uniform blocks, addressed by their content. `queue.writeBuffer` happens before everything submitted later, so a slot
  * must not be rewritten while commands that read it wait in an unsubmitted encoder. Equal blocks share a slot, and the
- * slot used longest ago is taken for a new block: safe as long as fewer than 4096 different blocks wait at once.
+ * slot used longest ago is taken for a new block, but never one that was used in the same synchronous run of code, whose
+ * encoder may still be open: then another 1 MiB is taken (decode over thousands of pages, encoded at once).
  */
 class UniformArena {
-  private readonly buffer: GPUBuffer;
-  private readonly slots = new Map<string, number>();
+  private readonly buffers: GPUBuffer[] = [];
+  /** In the order of their last use. */
+  private readonly slots = new Map<string, Slot>();
+  private epoch = 0;
+  private isEpochEnding = false;
 
   constructor(private readonly device: GPUDevice) {
-    const size = SLOT_BYTES * SLOT_COUNT;
-    this.buffer = device.createBuffer({ label: "ringwise uniforms", size, usage: 0x40 | 0x8 });
-    ledgerOf(device).add(SHARED, size);
+    this.grow();
   }
 
   slot(data: Uint32Array<ArrayBuffer>): GPUBufferBinding {
     if (data.byteLength > SLOT_BYTES)
       throw new OptionError(`uniform block of ${data.byteLength} bytes; at most ${SLOT_BYTES} fit`);
     const key = data.join();
-    let slot = this.slots.get(key);
-    if (slot === undefined) {
-      if (this.slots.size < SLOT_COUNT) slot = this.slots.size;
-      else {
-        const [oldestKey, oldest] = this.slots.entries().next().value!;
+    const known = this.slots.get(key);
+    const index = known?.index ?? this.take();
+    const buffer = this.buffers[Math.floor(index / SLOT_COUNT)]!;
+    const offset = (index % SLOT_COUNT) * SLOT_BYTES;
+    if (!known) this.device.queue.writeBuffer(buffer, offset, data);
+    // Deleted first: a Map keeps insertion order, so that the oldest stay in front.
+    this.slots.delete(key);
+    this.slots.set(key, { index, epoch: this.now() });
+    return { buffer, offset, size: Math.max(16, Math.ceil(data.byteLength / 16) * 16) };
+  }
+
+  /** A slot that no open encoder reads. */
+  private take(): number {
+    if (this.slots.size === this.buffers.length * SLOT_COUNT) {
+      const [oldestKey, oldest] = this.slots.entries().next().value!;
+      if (oldest.epoch !== this.epoch) {
         this.slots.delete(oldestKey);
-        slot = oldest;
+        return oldest.index;
       }
-      this.device.queue.writeBuffer(this.buffer, slot * SLOT_BYTES, data);
-    } else this.slots.delete(key); // and set again below: a Map keeps insertion order, so the oldest stay in front
-    this.slots.set(key, slot);
-    return { buffer: this.buffer, offset: slot * SLOT_BYTES, size: Math.max(16, Math.ceil(data.byteLength / 16) * 16) };
+      this.grow();
+    }
+    return this.slots.size;
+  }
+
+  private grow(): void {
+    const size = SLOT_BYTES * SLOT_COUNT;
+    this.buffers.push(this.device.createBuffer({ label: "ringwise uniforms", size, usage: 0x40 | 0x8 }));
+    ledgerOf(this.device).add(SHARED, size);
+  }
+
+  /** The number of this synchronous run of code. */
+  private now(): number {
+    if (!this.isEpochEnding) {
+      this.isEpochEnding = true;
+      queueMicrotask(() => {
+        this.epoch++;
+        this.isEpochEnding = false;
+      });
+    }
+    return this.epoch;
   }
 }
 
