@@ -92,6 +92,7 @@
  *     the same with the match a million tokens back   207 and 22.7 at least; the exact score moves by 0.008
  *     offset heads: weight off the right token        below 1e-7
  *     layers 0-2 with the window taken away           the same residual streams, bit for bit, over 3,000 tokens
+ *     needles at 11 depths of 16K, 32K and 64K tokens each byte of each answer first, by 141 logits at least
  *
  * Cost: 5 layers, one of them full with 2 heads of 64: 68 GFLOP of attention for a prompt of 16,384 tokens, 1.1 TFLOP
  * for 65,536. K/V take 2.5 KiB per token in f32.
