@@ -36,6 +36,7 @@ export class Session {
   private needle = "";
   private cells: NeedleCell[] = [];
   private startMs = 0;
+  private promptMs = 0;
   private facts: Pick<DemoResult, "expected" | "modelName" | "adapterName"> = {};
 
   constructor(private readonly again: (kind: "run" | "needle") => void) {}
@@ -53,7 +54,7 @@ export class Session {
 
   /** What the next run will do, shown until the first one. */
   invite(text: string): void {
-    if (this.state === "idle") this.answer.invite(text);
+    this.answer.invite(text);
   }
 
   /** The ring as it would be, while nothing runs. */
@@ -73,8 +74,6 @@ export class Session {
   runNeedle(job: NeedleJob): void {
     if (!this.begin("needle", job.ring)) return;
     this.cells = [];
-    this.answer.reset();
-    this.answer.invite("Needle test: what is found fills the grid at the end of this page.");
     this.needleGrid.begin(job.lengths, job.depths);
     this.client.needle(job);
   }
@@ -148,6 +147,7 @@ export class Session {
         return;
       case "prompt":
         this.facts.expected = event.expected;
+        this.promptMs = performance.now();
         this.setState("prefill");
         this.answer.ask(event.question, event.expected);
         return;
@@ -201,10 +201,7 @@ export class Session {
       else if (this.state === "needle") this.status.prefill(prefill, `Needle test: ${this.needle}`);
     }
     this.timeline.add(turns);
-    // Of the layers that came together, the one whose blocks met most: sliding windows skip nearly every step.
-    const met = (turn: (typeof turns)[number]) => turn.steps.filter((step) => !step.isSkipped).length;
-    const turn = [...turns].sort((a, b) => met(b) - met(a))[0];
-    if (turn && this.state !== "answering") this.ring.play(turn);
+    if (this.state !== "answering") this.ring.play(turns);
     this.memory.show(memory);
     this.figures.setMemory(memory);
   }
@@ -212,7 +209,7 @@ export class Session {
   private piece(event: Extract<JobEvent, { type: "piece" }>): void {
     if (this.state !== "answering") {
       this.setState("answering");
-      this.figures.set("firstToken", formatSeconds((performance.now() - this.startMs) / 1000));
+      this.figures.set("firstToken", formatSeconds((performance.now() - this.promptMs) / 1000));
       this.ring.setRead(1);
       this.ring.decode();
     }

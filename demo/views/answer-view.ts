@@ -17,9 +17,7 @@ export class AnswerView {
 
   /** A hint in the place of an answer: what pressing the button will do. */
   invite(text: string): void {
-    const hint = byId("answer-hint");
-    hint.textContent = text;
-    hint.hidden = false;
+    byId("answer-hint").textContent = text;
   }
 
   /** Empties the card. */

@@ -9,6 +9,7 @@ const SIZE = 400;
 const CENTER = SIZE / 2;
 const NODE_RADIUS = 118;
 const BLOCK_RADIUS = 166;
+const INNER_RADIUS = 84;
 /** Share of a step in which blocks move; in the rest they are met. */
 const MOVE_SHARE = 0.4;
 
@@ -17,6 +18,8 @@ interface RankShapes {
   block: SVGGElement;
   link: SVGLineElement;
 }
+
+const computeMs = (turn: RingTurn): number => turn.steps.reduce((sum, step) => sum + step.computeMs, 0);
 
 /** A point on a circle around the centre; rank 0 at the top, clockwise. */
 function place(radius: number, turn: number): [x: number, y: number] {
@@ -32,7 +35,7 @@ export class RingView {
   private ranks: RankShapes[] = [];
   private readonly title = svg("text", { class: "ring-title", x: CENTER, y: CENTER - 4 });
   private readonly subtitle = svg("text", { class: "ring-subtitle", x: CENTER, y: CENTER + 18 });
-  private arc = svg("circle", { class: "ring-read", cx: CENTER, cy: CENTER, r: 84, pathLength: 1 });
+  private arc = svg("circle", { class: "ring-read", cx: CENTER, cy: CENTER, r: INNER_RADIUS, pathLength: 1 });
   private worldSize = 0;
   private pending: RingTurn | undefined;
   private playing: { turn: RingTurn; startMs: number; stepMs: number } | undefined;
@@ -61,9 +64,10 @@ export class RingView {
     this.arc.style.visibility = share > 0 ? "visible" : "hidden";
   }
 
-  /** Shows a turn next, unless a newer one comes first. */
-  play(turn: RingTurn): void {
-    this.pending = turn;
+  /** Shows one of these turns next: of all that come before it can start, the one with most to compute. */
+  play(turns: readonly RingTurn[]): void {
+    for (const turn of turns) if (!this.pending || computeMs(turn) >= computeMs(this.pending)) this.pending = turn;
+    if (!this.pending) return;
     this.frame ||= requestAnimationFrame(this.draw);
   }
 
@@ -113,14 +117,15 @@ export class RingView {
     });
     drawing.append(
       svg("circle", { class: "ring-track", cx: CENTER, cy: CENTER, r: BLOCK_RADIUS }),
-      svg("circle", { class: "ring-inner", cx: CENTER, cy: CENTER, r: 84 }),
+      svg("circle", { class: "ring-inner", cx: CENTER, cy: CENTER, r: INNER_RADIUS }),
       this.arc,
     );
     this.ranks = Array.from({ length: worldSize }, (_, rank) => {
       const color = rankColor(rank, worldSize);
       const [x, y] = place(NODE_RADIUS, rank / worldSize);
       const [bx, by] = place(BLOCK_RADIUS, rank / worldSize);
-      const spoke = svg("line", { class: "ring-spoke", x1: CENTER, y1: CENTER, x2: x, y2: y });
+      const [sx, sy] = place(INNER_RADIUS, rank / worldSize);
+      const spoke = svg("line", { class: "ring-spoke", x1: sx, y1: sy, x2: x, y2: y });
       const link = svg("line", { class: "ring-link", x1: x, y1: y, x2: bx, y2: by });
       const node = svg("g", { class: "ring-node", transform: `translate(${x} ${y})` }, svg("circle", { r: nodeSize }));
       node.style.setProperty("--c", color);
