@@ -9,6 +9,18 @@ const folder = `${__SHARED__}/models/stories260K`;
 const isThere = existsSync(folder);
 if (!isThere) console.warn(`SKIPPED: ${folder} is absent, so the command line is not tested on a trained model.`);
 
+/** Processes that a process has started, where the system tells (Linux). */
+const childrenOf = (pid: number): number[] => {
+  const file = `/proc/${pid}/task/${pid}/children`;
+  return existsSync(file) ? readFileSync(file, "utf8").trim().split(/\s+/).filter(Boolean).map(Number) : [];
+};
+
+const isRunning = (pid: number): boolean => {
+  const file = `/proc/${pid}/stat`;
+  // A dead process that nobody has waited for yet ("Z") runs no more.
+  return existsSync(file) && !/\) Z /.test(readFileSync(file, "utf8"));
+};
+
 describe.skipIf(!isThere)("generate", () => {
   const golden = isThere ? JSON.parse(readFileSync(`${folder}/golden.json`, "utf8")) : { token_ids: [] };
   const expected = (count: number) => golden.token_ids.slice(1, 1 + count) as number[];
@@ -71,8 +83,11 @@ describe.skipIf(!isThere)("generate", () => {
   it("Ctrl-C ends it and its Chrome", async () => {
     const { child, outcome } = startCli(["generate", "--model", folder, "--prompt", "", "--max-new-tokens", "100000"]);
     await new Promise<void>((resolve) => child.stdout!.once("data", () => resolve()));
+    const chromes = childrenOf(child.pid!);
+    if (process.platform === "linux") expect(chromes.length).toBeGreaterThan(0);
     child.kill("SIGINT");
     expect((await outcome).code).toBe(130);
+    await expect.poll(() => chromes.filter(isRunning), { timeout: 10_000 }).toEqual([]);
   });
 
   describe("a broken model", () => {
