@@ -19,7 +19,7 @@ fn main(
   @builtin(local_invocation_index) local: u32,
 ) {
   let rows = params.seq_len * GROUP;
-  let tiles = 4u * ((rows + 4u * WORKGROUP_SIZE - 1u) / (4u * WORKGROUP_SIZE));
+  let tiles = (rows + WORKGROUP_SIZE - 1u) / WORKGROUP_SIZE;
   let units = params.batch * params.kv_heads;
   let index = group.y * groups.x + group.x;
   let b = index % units / params.kv_heads;

@@ -183,8 +183,8 @@ export class AttentionEngine {
     piece: AttentionPiece,
     splits: number,
   ): void {
-    // Four row tiles in a row stay together (a quad).
-    const tiles = 4 * Math.ceil((piece.seqLen * this.resolved.group) / choice.rows / 4);
+    const together = choice.quads ? 4 : 1;
+    const tiles = together * Math.ceil((piece.seqLen * this.resolved.group) / choice.rows / together);
     const units = piece.batch * piece.kvHeads * tiles * splits;
     const workgroups = spreadWorkgroups(this.device, Math.ceil(units / choice.unitsPerWorkgroup));
     dispatch(this.device, target, { kernel, bindings, workgroups });

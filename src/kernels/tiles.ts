@@ -60,5 +60,11 @@ export function chooseKernel(
   }
   const quads =
     design === "subgroup" || (design === "auto" && hasSubgroups && subgroupMinSize === 4 && subgroupMaxSize === 4);
-  return { source: ATTENTION, knobs: { WORKGROUP_SIZE: 16 }, rows: REGISTER_ROWS, unitsPerWorkgroup: 16, quads };
+  return {
+    source: ATTENTION,
+    knobs: { WORKGROUP_SIZE: 16, QUAD: quads ? 4 : 1 },
+    rows: REGISTER_ROWS,
+    unitsPerWorkgroup: 16,
+    quads,
+  };
 }
