@@ -69,11 +69,18 @@ describe("a run", () => {
     expect(colors).toBeGreaterThan(4);
   });
 
-  test("stops at once, keeps the inputs, and runs again on the same model", async () => {
+  test("goes on in a hidden tab, stops at once, keeps the inputs, and runs again on the same model", async () => {
     await setControl(page, "length", "16384");
     await page.click("#run");
     await waitForState(page, "prefill");
     await page.waitForFunction("window.ringwiseDemo.progress?.doneTokens > 0", { timeout: 60_000 });
+    const other = await demo.browser.newPage();
+    await other.bringToFront();
+    const seen = await page.evaluate(() => window.ringwiseDemo.progress!.doneTokens);
+    expect(await page.evaluate(() => document.visibilityState)).toBe("hidden");
+    await page.waitForFunction((tokens) => window.ringwiseDemo.progress!.doneTokens > tokens, { polling: 100 }, seen);
+    await other.close();
+    await page.bringToFront();
     const stopMs = await page.evaluate(async () => {
       const startMs = performance.now();
       document.getElementById("stop")!.click();
