@@ -132,6 +132,7 @@ async function demo(flags: DemoFlags): Promise<void> {
   try {
     if (flags.headless || (flags.open && !hasDisplay())) return await driveHeadless(server.url, flags, terminal);
     terminal.log(`Ringwise is served at ${server.url}`);
+    if (flags.json) terminal.result({ url: server.url }, "");
     if (flags.open) return await openWindow(server.url, terminal);
     await new Promise(() => {}); // until Ctrl-C
   } finally {

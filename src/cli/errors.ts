@@ -12,6 +12,3 @@ export class JobError extends Error {
     this.name = name;
   }
 }
-
-/** Ctrl-C: the shell's own number for a program that an interrupt ended. */
-export const INTERRUPTED_EXIT_CODE = 130;

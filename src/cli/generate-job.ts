@@ -80,8 +80,9 @@ export async function runGenerate(
       onProgress: (event) => {
         if (event.type !== "prefill") return;
         const { doneTokens, totalTokens, tokensPerSecond, secondsLeft } = event;
-        const pace = `${tokensPerSecond.toFixed(0)} tokens/s, ${secondsLeft.toFixed(0)} s left`;
-        progress(`prefill ${doneTokens}/${totalTokens} tokens, ${pace}`, doneTokens === totalTokens);
+        // Before the first chunk is done there is no pace to tell.
+        const pace = doneTokens > 0 ? `, ${tokensPerSecond.toFixed(0)} tokens/s, ${secondsLeft.toFixed(0)} s left` : "";
+        progress(`prefill ${doneTokens}/${totalTokens} tokens${pace}`, doneTokens === totalTokens);
       },
     });
     const tokenIds: number[] = [];

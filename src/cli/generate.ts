@@ -87,6 +87,10 @@ async function run(flags: GenerateFlags, place: ModelPlace, job: GenerateJob, te
 async function generate(flags: GenerateFlags): Promise<void> {
   const terminal = openTerminal(flags.json === true);
   const prompt = promptOf(flags);
+  if (flags.attention !== "ring" && flags.kv === "host")
+    throw new UsageError(`--kv host: only --attention ring keeps K/V blocks in host memory, got ${flags.attention}`);
+  if (flags.attention !== "ring" && flags.worldSize > 1)
+    terminal.log(`--attention ${flags.attention} runs on one rank: --world-size ${flags.worldSize} rests.`);
   const job: GenerateJob = {
     prompt,
     addBos: flags.bos,
