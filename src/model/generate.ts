@@ -98,15 +98,21 @@ export function checkPrompt(prompt: Prompt, context: RunContext): void {
 /**
  * The ids of a prompt. Ids are taken as they are; text gets BOS as the tokenizer does; a conversation goes through the
  * model's chat template, which brings its own. An empty prompt is BOS alone.
- * @throws {OptionError} for a prompt of no tokens.
+ * @throws {OptionError} for a prompt of no tokens, or with a token that the model has no embedding for.
  */
 export async function promptIds(prompt: Prompt, addBos: boolean, context: RunContext): Promise<number[]> {
-  const { tokenizer, bosTokenId } = context;
+  const { tokenizer, bosTokenId, vocabSize } = context;
   let ids: number[];
   if (isIds(prompt)) ids = [...prompt];
   else if (typeof prompt === "string") ids = tokenizer!.encode(prompt, { addBos });
   else ids = await encodeChat(tokenizer!, prompt as readonly ChatMessage[]);
   if (ids.length === 0 && addBos && bosTokenId !== undefined) ids = [bosTokenId];
+  // A tokenizer may know tokens that the model has no embedding for.
+  const foreign = ids.find((id) => id >= vocabSize);
+  if (foreign !== undefined)
+    throw new OptionError(
+      `generate: expected a prompt of tokens from 0 to ${vocabSize - 1} (config.json's vocab_size is ${vocabSize}), got token ${describeValue(tokenizer!.decode([foreign], { keepSpecial: true }))} with id ${foreign}, which the tokenizer knows and the model does not`,
+    );
   if (ids.length > 0) return ids;
   const why = addBos ? "and this model has no BOS to begin with" : "and no BOS is added (addBos is false)";
   throw new OptionError(`generate: expected a prompt of at least one token, got an empty one, ${why}`);

@@ -49,6 +49,17 @@ describe("generate", () => {
     refuses(7 as unknown as Prompt, {}, "expected a prompt of text, token ids or chat messages, got 7");
   });
 
+  it("refuses tokens that the tokenizer knows and the embedding does not", async () => {
+    const refusal = {
+      name: "OptionError",
+      message: expect.stringContaining('(config.json\'s vocab_size is 61), got token "<pad>" with id 61'),
+    };
+    const before = held();
+    await expect(collect(model, "ab<pad>c")).rejects.toMatchObject(refusal);
+    await expect(model.logits("<pad>")).rejects.toMatchObject(refusal);
+    expect(held()).toBe(before);
+  });
+
   it("takes an empty prompt as BOS alone, and refuses it where none is added", async () => {
     const bos = await collect(model, [1], { maxNewTokens: 4 });
     expect((await collect(model, "", { maxNewTokens: 4 })).tokenIds).toEqual(bos.tokenIds);

@@ -74,7 +74,7 @@ export async function readTensors(files: ModelFiles): Promise<Map<string, Float3
   return tensors;
 }
 
-/** A tokenizer of single letters: `<unk>`, `<s>`, `</s>`, then one token per character from "!" on. */
+/** A tokenizer of single letters: `<unk>`, `<s>`, `</s>`, then one per character from "!" on; `<pad>` has the id after them. */
 function letterTokenizer(vocabSize: number): Record<string, unknown> {
   const special = ["<unk>", "<s>", "</s>"];
   const vocab: Record<string, number> = {};
@@ -84,7 +84,10 @@ function letterTokenizer(vocabSize: number): Record<string, unknown> {
     version: "1.0",
     truncation: null,
     padding: null,
-    added_tokens: special.map((content, id) => ({ id, content, ...flags })),
+    added_tokens: [
+      ...special.map((content, id) => ({ id, content, ...flags })),
+      { id: vocabSize, content: "<pad>", ...flags },
+    ],
     normalizer: null,
     pre_tokenizer: null,
     post_processor: {
