@@ -4,7 +4,8 @@
 // element at once (a broadcast). Workgroup memory: 16 KiB or less (TILE_KV x 64 lanes of vec4<f32> for head size 256, fewer
 // keys fill it for smaller heads: see tiles.ts). Registers: TILE_KV scores, and acc as LANES_E vec4.
 // Online softmax in base 2 (FlashAttention, arXiv 2205.14135). For GPUs, where barriers are cheap; on SwiftShader, where
-// they are not, the register design is several times faster (see attention.wgsl).
+// they are not, the register design is several times faster: measured there on a busy machine, f32, 8 heads x 64, 1024
+// tokens: 0.4 GFLOP/s, 5% of the multiply-add peak of the same run. Not yet measured on a GPU.
 
 const WORKGROUP_SIZE: u32 = 64u;
 const TILE_KV: u32 = 16u;

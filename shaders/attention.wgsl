@@ -7,10 +7,10 @@
 // With lib/keys-quad.wgsl (design "subgroup") four invocations of a quad read four keys once and hand them round.
 // Online softmax in base 2 (FlashAttention, arXiv 2205.14135). Only tiles at the edge of a row's visible run pay for masks.
 //
-// Measured, SwiftShader in headless Chrome, f32, 8 heads x 64, 1024 tokens, peak timed in turn in the same run, on a machine
-// shared with other work (load 19 on two cores, so that only shares mean something): quads 3.7 GFLOP/s (5.0 at best), 22% of
-// the straight-run multiply-add peak (fma-peak.wgsl); without quads 0.6, 4%; attention-tile.wgsl 0.4, 5%. With 8 x 32 tiles:
-// 15%; 16 x 32 took 11 s to compile.
+// Measured, SwiftShader in headless Chrome on two cores, f32, 8 heads x 64, multiply-add peak (fma-peak.wgsl, 37-40 GFLOP/s)
+// timed in turn in the same run: with quads 1024 tokens 9.4 GFLOP/s (25% of the peak), causal 8.9 (23%), 2048 tokens 9.3,
+// 4096 causal 9.4, head size 128 9.4, 256 10.3, 8 2.7; without quads 4.4 (11%). On a busy machine 8 x 32 tiles were slower
+// (15% against 22%), and 16 x 32 took 11 s to compile. Reading buffers is what costs: a vec4 as much as 20 multiply-adds.
 
 diagnostic(off, subgroup_uniformity);
 
