@@ -81,12 +81,15 @@ interface Destroyable {
   destroy?(): void;
 }
 
-/** Compiles the kernels for a model and takes over its weights. @throws {ShaderCompileError | GpuMemoryError} */
+/**
+ * Compiles the kernels for a model and takes over its weights.
+ * @throws {ShaderCompileError | GpuMemoryError} After an abort: `signal.reason`, once the compile in progress has ended.
+ */
 export async function createDecoder(
   device: GPUDevice,
   config: ModelConfig,
   weights: Weights,
-  mlpChunkSize: number,
+  { mlpChunkSize, signal }: { mlpChunkSize: number; signal: AbortSignal },
 ): Promise<Decoder> {
   const made: Destroyable[] = [];
   const keep = async <T extends object>(kernel: Promise<T>): Promise<T> => {
@@ -123,6 +126,8 @@ export async function createDecoder(
     // On a failure the rest is waited for, so that it can be destroyed.
     await Promise.allSettled(work);
     await Promise.all(work);
+    // The weights may be gone by now.
+    signal.throwIfAborted();
     const [rope, embed] = await Promise.all([work[0], work[1]]);
     return new Decoder(device, config, weights, { byDtype, mlps, rope, embed, made });
   } catch (error) {

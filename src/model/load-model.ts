@@ -1,9 +1,10 @@
-/** From a source to a model on the GPU: config, tokenizer, kernels, weights. After any failure nothing is held. */
+/** From a source to a model on the GPU: config, tokenizer, kernels, weights. */
 import { OptionError } from "../errors.ts";
 import { explainFailure, lossSignal } from "../gpu/device-loss.ts";
+import { untilAborted } from "../ring/abort.ts";
 import { describeValue, expectInteger } from "../shape.ts";
 import { type ModelConfig, parseModelConfig } from "./config.ts";
-import { createDecoder, type Decoder } from "./decoder.ts";
+import { createDecoder } from "./decoder.ts";
 import { type JsonObject, parseJsonObject } from "./json.ts";
 import { createLayerAttention } from "./kv-cache.ts";
 import { LoadedModel, resolveRing } from "./model.ts";
@@ -58,40 +59,48 @@ async function withLoading(
   }
 }
 
-/** Kernels, weights and the model around them; on a failure or abort everything taken so far is given back. */
+/**
+ * Kernels, weights and the model around them. A failure or abort ends it at once: what is there is given back, and what was
+ * still on its way (a compile cannot be called off) is given back when it arrives.
+ */
 async function assemble(
   loading: Loading,
   parts: { name: string; configJson: JsonObject; config: ModelConfig; tokenizer: Tokenizer | undefined },
   readWeights: (signal: AbortSignal) => Promise<Weights>,
 ): Promise<Model> {
   const { device, ring, report } = loading;
-  // A failure of either ends both, at once.
+  const { config } = parts;
+  // A failure of one part ends the others.
   const failed = new AbortController();
   const signal = AbortSignal.any([loading.signal, failed.signal]);
-  const orFail = <T>(work: Promise<T>): Promise<T> => {
-    work.catch((error) => failed.abort(error));
-    return work;
+  const giveBack: (() => void)[] = [];
+  let isOver = false;
+  const own = <T>(work: Promise<T>, destroy: (part: T) => void): Promise<T> => {
+    work.then(
+      (part) => (isOver ? destroy(part) : giveBack.push(() => destroy(part))),
+      (error) => failed.abort(error),
+    );
+    return untilAborted(work, signal);
   };
-  report("compile", "Compiling attention");
-  // Compiling takes the CPU, reading the disk or the network: side by side.
-  const [attention, weights] = await Promise.allSettled([
-    orFail(createLayerAttention(device, parts.config, ring)),
-    orFail(readWeights(signal)),
-  ]);
-  let decoder: Decoder | undefined;
   try {
-    signal.throwIfAborted();
-    if (attention.status === "rejected") throw attention.reason;
-    if (weights.status === "rejected") throw weights.reason;
+    report("compile", "Compiling attention");
+    // Compiling takes the CPU, reading the disk or the network: side by side.
+    const [attention, weights] = await Promise.all([
+      own(createLayerAttention(device, config, ring), (attention) => attention.destroy()),
+      own(readWeights(signal), releaseWeights),
+    ]);
     report("compile", "Compiling layers");
-    decoder = await createDecoder(device, parts.config, weights.value, loading.mlpChunkSize);
+    const { mlpChunkSize } = loading;
+    const decoder = await own(createDecoder(device, config, weights, { mlpChunkSize, signal }), (decoder) =>
+      decoder.destroy(),
+    );
     signal.throwIfAborted();
     report("ready", `${parts.name} is ready`);
-    return new LoadedModel({ device, ...parts, decoder, attention: attention.value });
+    return new LoadedModel({ device, ...parts, decoder, attention });
   } catch (error) {
-    decoder?.destroy();
-    if (weights.status === "fulfilled") releaseWeights(weights.value);
-    if (attention.status === "fulfilled") attention.value.destroy();
+    isOver = true;
+    failed.abort(error);
+    for (const undo of giveBack) undo();
     throw error;
   }
 }
@@ -104,7 +113,8 @@ async function assemble(
  * @throws {ModelFormatError} for a broken config, tokenizer, index or weights file.
  * @throws {ModelSourceError} where a file cannot be fetched or read whole.
  * @throws {GpuMemoryError} where the model does not fit.
- * @throws {DeviceLostError} where the device is lost. Abort rejects with `signal.reason`. After any failure nothing is held.
+ * @throws {DeviceLostError} where the device is lost. Abort rejects with `signal.reason`, at once. After any failure nothing
+ *   is held; only what a compile in progress takes goes back when that ends.
  */
 export function loadModel(source: ModelSource, options: LoadOptions): Promise<Model> {
   return withLoading("loadModel", options, async (loading) => {

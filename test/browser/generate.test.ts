@@ -115,9 +115,9 @@ describe("generate", () => {
   });
 
   it("stops at an abort, wherever it comes, and stays usable", async () => {
-    const before = held();
     const reason = new Error("enough");
     const expected = (await collect(model, "abc", { maxNewTokens: 6 })).tokenIds;
+    const before = held();
 
     const early = new AbortController();
     early.abort(reason);
@@ -178,6 +178,25 @@ describe("generate", () => {
     expect(stopped.statistics.stopReason).toBe("stopId");
   });
 
+  it("stops at an abort while the GPU works on and on, on one rank too", async () => {
+    const own = await requestRingwiseDevice();
+    const flash = await loadModel(randomModel("flash", noStop).files, { device: own, ring: { attention: "flash" } });
+    const reason = new Error("enough");
+    const controller = new AbortController();
+    const run = collect(flash, "abcdef", { signal: controller.signal });
+    run.catch(() => {});
+    let isWaiting = false;
+    own.queue.onSubmittedWorkDone = () => {
+      isWaiting = true;
+      return new Promise(() => {});
+    };
+    await expect.poll(() => isWaiting).toBe(true);
+    controller.abort(reason);
+    await expect(run).rejects.toBe(reason);
+    flash.destroy();
+    own.destroy();
+  }, 20_000);
+
   it("streams the text of its tokens, and tells its progress and figures", async () => {
     const events: GenerateProgress[] = [];
     const { tokenIds, text, statistics } = await collect(model, "abcdefghij", {
@@ -235,8 +254,45 @@ describe("loading and ending", () => {
       const loading = loadModel(files, { device, signal: controller.signal, onProgress });
       if (when < events) await expect(loading).rejects.toBe(reason);
       else (await loading).destroy();
-      expect(ledgerOf(device).total.bytes).toBe(before);
+      // What a compile in progress takes goes back when that ends.
+      await expect.poll(() => ledgerOf(device).total.bytes).toBe(before);
     }
+  });
+
+  it("stops loading at once, also while kernels compile that never end", async () => {
+    const device = await requestRingwiseDevice();
+    const { createComputePipelineAsync } = device;
+    const reason = new Error("enough");
+    (await loadModel(randomModel("compiled").files, { device })).destroy();
+    const before = ledgerOf(device).total.bytes;
+    // Another head size and type: other kernels than those that are compiled by now.
+    const { files } = randomModel("compiling", { head_dim: 10 }, { dtype: "BF16" });
+    for (const message of ["Compiling attention", "Compiling layers"]) {
+      let compileOn = () => {};
+      const gate = new Promise<void>((resolve) => {
+        compileOn = resolve;
+      });
+      let waiting = 0;
+      let isGated = false;
+      device.createComputePipelineAsync = async (descriptor) => {
+        waiting++;
+        if (isGated) await gate;
+        return createComputePipelineAsync.call(device, descriptor);
+      };
+      const controller = new AbortController();
+      const onProgress = (progress: { message: string }) => {
+        isGated ||= progress.message === message;
+      };
+      const loading = loadModel(files, { device, signal: controller.signal, onProgress });
+      await expect.poll(() => isGated && waiting > 0, { timeout: 60_000 }).toBe(true);
+      const abortMs = performance.now();
+      controller.abort(reason);
+      await expect(loading).rejects.toBe(reason);
+      expect(performance.now() - abortMs).toBeLessThan(2000);
+      compileOn();
+      await expect.poll(() => ledgerOf(device).total.bytes, { timeout: 60_000 }).toBe(before);
+    }
+    device.destroy();
   });
 
   it("refuses what it does not support before it reads weights", async () => {
