@@ -8,6 +8,7 @@ import type { CommandTarget } from "../gpu/dispatch.ts";
 import { type Attention, createAttention } from "../kernels/attention.ts";
 import type { AttentionKind, AttentionOptions } from "../kernels/attention-types.ts";
 import { createTokenCopier, type TokenCopier } from "../kernels/copy-tokens.ts";
+import { untilAborted } from "../ring/abort.ts";
 import type { KvBlock } from "../ring/kv-block.ts";
 import { createRingAttention } from "../ring/ring-attention.ts";
 import type { RingAttention } from "../ring/ring-types.ts";
@@ -206,7 +207,7 @@ class SingleCache implements KvCache {
     const encoder = this.device.createCommandEncoder({ label: "attention" });
     this.encodeAttention(encoder, layer, tensors);
     this.device.queue.submit([encoder.finish()]);
-    await this.device.queue.onSubmittedWorkDone();
+    await untilAborted(this.device.queue.onSubmittedWorkDone(), signal);
     const { start, count } = tensors;
     const step = { step: 0, rank: 0, kvRank: 0, isSkipped: false, queryTokens: count, kvTokens: start + count };
     return [{ ...step, computeMs: performance.now() - startMs, transferMs: 0, waitMs: 0, startMs }];
