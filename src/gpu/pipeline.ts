@@ -1,5 +1,6 @@
 /** Compute pipelines, cached per device by their final source; compile errors that show the offending line. */
 import { ShaderCompileError } from "../errors.ts";
+import { FILE_MARK } from "./specialize.ts";
 
 /** How one binding of a kernel is used. */
 export type BindingKind = "uniform" | "read" | "read-write";
@@ -36,9 +37,11 @@ function formatCompileErrors(label: string, source: string, info: GPUCompilation
     .filter((message) => message.type === "error")
     .map((message) => {
       // specialize() marks where each file begins, so that line numbers are those of the file on disk.
-      let start = message.lineNum - 1;
-      while (start > 0 && !lines[start]?.startsWith("// ---- ")) start--;
-      const file = lines[start]?.replace("// ---- ", "") ?? label;
+      const isMark = (text: string) => text.startsWith(FILE_MARK);
+      const start = lines.slice(0, message.lineNum).findLastIndex(isMark);
+      const isAdded = start < 0 && lines.some(isMark);
+      const file = lines[start]?.slice(FILE_MARK.length) ?? (isAdded ? `${label}, added by specialize()` : label);
+      // Without a mark above, start is -1: lines count from the source's own first.
       const line = message.lineNum - 1 - start;
       return `${file}: line ${line}, column ${message.linePos}: ${message.message}\n    ${lines[message.lineNum - 1] ?? ""}`;
     })

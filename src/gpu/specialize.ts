@@ -13,6 +13,9 @@ export interface KernelSource {
 /** A knob's value: `const NAME: u32|i32|f32|bool = value;`, or the type name of an `alias NAME = type;`. */
 export type KnobValue = number | boolean | string;
 
+/** Begins the line above each file's text in a specialized source: what follows is the file's name. */
+export const FILE_MARK = "// ---- ";
+
 const knobLine = (name: string) =>
   new RegExp(`^(?:const ${name}\\s*:\\s*(u32|i32|f32|bool)\\s*=\\s*[^;]+;|alias ${name}\\s*=\\s*[^;]+;)`, "m");
 
@@ -35,7 +38,7 @@ function literal(where: string, name: string, type: string, value: KnobValue): s
  */
 export function specialize(kernel: KernelSource, knobs: Readonly<Record<string, KnobValue>> = {}): string {
   const parts = [kernel, ...(kernel.lib ?? [])];
-  let source = parts.map((part) => `// ---- ${part.file}\n${part.code.trimEnd()}\n`).join("\n");
+  let source = parts.map((part) => `${FILE_MARK}${part.file}\n${part.code.trimEnd()}\n`).join("\n");
   for (const [name, value] of Object.entries(knobs)) {
     const match = knobLine(name).exec(source);
     if (!match) throw new OptionError(`specialize(${kernel.file}): no knob named ${name}`);
