@@ -1,5 +1,6 @@
 /** Getting a GPUDevice with everything the adapter offers, and saying plainly why there is none. */
 import { UnsupportedDeviceError } from "../errors.ts";
+import type { Dtype } from "../shape.ts";
 
 /** What {@link requestRingwiseDevice} asks for. */
 export interface DeviceOptions {
@@ -8,7 +9,7 @@ export interface DeviceOptions {
   /** An adapter that was already chosen. */
   adapter?: GPUAdapter;
   powerPreference?: GPUPowerPreference;
-  /** Ask for `timestamp-query`. Off by default: on some adapters enabling it slows everything down. */
+  /** Ask for `timestamp-query`, or fail. Off by default: on some adapters enabling it slows everything down. */
   timestamps?: boolean;
   label?: string;
 }
@@ -31,7 +32,8 @@ const WANTED_LIMITS = [
 
 /**
  * A GPUDevice with the adapter's own limits, and with `shader-f16` and `subgroups` where it has them.
- * @throws {UnsupportedDeviceError} where there is no WebGPU or no adapter, saying what a person can do about it.
+ * @throws {UnsupportedDeviceError} where there is no WebGPU or no adapter, saying what a person can do about it; where the
+ * adapter has no timestamps and they were asked for, or refuses a device (its own error is the cause).
  */
 export async function requestRingwiseDevice(options: DeviceOptions = {}): Promise<GPUDevice> {
   const gpu = options.gpu ?? (globalThis.navigator as Navigator | undefined)?.gpu;
@@ -45,10 +47,31 @@ export async function requestRingwiseDevice(options: DeviceOptions = {}): Promis
       "requestRingwiseDevice: WebGPU is here but found no graphics adapter. Turn on hardware acceleration in the browser's settings, or update the graphics driver.",
     );
   const requiredFeatures = WANTED_FEATURES.filter((feature) => adapter.features.has(feature));
-  if (options.timestamps && adapter.features.has("timestamp-query")) requiredFeatures.push("timestamp-query");
+  if (options.timestamps) {
+    if (!adapter.features.has("timestamp-query"))
+      throw new UnsupportedDeviceError(
+        "requestRingwiseDevice: timestamps: true needs the adapter feature timestamp-query, which is absent; leave timestamps out",
+      );
+    requiredFeatures.push("timestamp-query");
+  }
   const requiredLimits: Record<string, number> = {};
   for (const limit of WANTED_LIMITS) requiredLimits[limit] = adapter.limits[limit];
-  return adapter.requestDevice({ label: options.label ?? "ringwise", requiredFeatures, requiredLimits });
+  try {
+    return await adapter.requestDevice({ label: options.label ?? "ringwise", requiredFeatures, requiredLimits });
+  } catch (error) {
+    throw new UnsupportedDeviceError(
+      `requestRingwiseDevice: the adapter refused a device: ${error instanceof Error ? error.message : error}`,
+      { cause: error },
+    );
+  }
+}
+
+/** Checks that kernels of this dtype compile on the device. @throws {UnsupportedDeviceError} for f16 without `shader-f16`. */
+export function expectF16(where: string, device: GPUDevice, dtype: Dtype): void {
+  if (dtype !== "f16" || device.features.has("shader-f16")) return;
+  throw new UnsupportedDeviceError(
+    `${where}: dtype "f16" needs the device feature shader-f16, which is absent; use "f32"`,
+  );
 }
 
 /** What the host needs to know to choose a kernel: read from the adapter, never from inside a shader. */

@@ -1,6 +1,7 @@
 /** Residual add: `output[i] += input[i]`. (Matmul adds to its output by itself; this is for results made elsewhere.) */
 import { ShapeError } from "../errors.ts";
 import { type BufferSource, viewOf } from "../gpu/buffers.ts";
+import { expectF16 } from "../gpu/device.ts";
 import { alignedBinding, type CommandTarget, dispatch, spreadWorkgroups, uniforms } from "../gpu/dispatch.ts";
 import { getKernel } from "../gpu/pipeline.ts";
 import { specialize } from "../gpu/specialize.ts";
@@ -23,8 +24,9 @@ export interface Add {
 
 const WORKGROUP_SIZE = 64;
 
-/** Compiles the add for one element type. @throws {ShaderCompileError} for f16 without `shader-f16`. */
+/** Compiles the add for one element type. @throws {UnsupportedDeviceError} for f16 without `shader-f16`. */
 export async function createAdd(device: GPUDevice, dtype: Dtype = "f32"): Promise<Add> {
+  expectF16("add", device, dtype);
   const kernel = await getKernel(device, {
     label: `add.wgsl ${dtype}`,
     source: specialize(ADD, { Elem: dtype, WORKGROUP_SIZE }),

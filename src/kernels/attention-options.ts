@@ -1,5 +1,6 @@
 /** Attention options with their defaults filled in and checked, and what they mean to the kernels. */
 import { OptionError, UnsupportedDeviceError } from "../errors.ts";
+import { expectF16 } from "../gpu/device.ts";
 import type { BindingKind } from "../gpu/pipeline.ts";
 import type { KernelSource, KnobValue } from "../gpu/specialize.ts";
 import { type AttentionLayout, BYTES_PER_ELEMENT, type Dtype, expectInteger, expectOneOf } from "../shape.ts";
@@ -172,10 +173,7 @@ export function checkAttentionDevice(
   resolved: ResolvedAttention,
   target: AttentionTarget,
 ): void {
-  if (resolved.dtype === "f16" && !device.features.has("shader-f16"))
-    throw new UnsupportedDeviceError(
-      `${where}: dtype "f16" needs the device feature shader-f16, which is absent; use "f32"`,
-    );
+  expectF16(where, device, resolved.dtype);
   const need = storageBindings(resolved, target);
   const most = device.limits.maxStorageBuffersPerShaderStage;
   if (need > most)

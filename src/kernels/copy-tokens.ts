@@ -1,5 +1,6 @@
 /** Strided copies on the GPU: a rank's shard out of a sequence and back, new K/V into pages. */
 import { type BufferSource, type BufferView, viewOf } from "../gpu/buffers.ts";
+import { expectF16 } from "../gpu/device.ts";
 import { alignedBinding, type CommandTarget, dispatch, spreadWorkgroups, uniforms } from "../gpu/dispatch.ts";
 import { getKernel } from "../gpu/pipeline.ts";
 import { specialize } from "../gpu/specialize.ts";
@@ -47,9 +48,10 @@ const shifted = (source: BufferSource, byteOffset: number): BufferView => {
 /**
  * Compiles the copy for one element type; f32 copies u32 just as well (bits are moved). Copies that would need a binding
  * larger than the device allows are cut into several dispatches.
- * @throws {ShaderCompileError} for f16 on a device without `shader-f16`.
+ * @throws {UnsupportedDeviceError} for f16 on a device without `shader-f16`.
  */
 export async function createTokenCopier(device: GPUDevice, dtype: Dtype): Promise<TokenCopier> {
+  expectF16("createTokenCopier", device, dtype);
   const kernel = await getKernel(device, {
     label: `copy-tokens.wgsl ${dtype}`,
     source: specialize(COPY_TOKENS, { Elem: dtype === "f16" ? "f16" : "u32", WORKGROUP_SIZE, RUN }),

@@ -1,6 +1,7 @@
 /** Embedding: rows of a table gathered by token id, from f32, f16 or bf16, out of tables of any size. */
 import { ShapeError } from "../errors.ts";
 import type { BufferSource } from "../gpu/buffers.ts";
+import { expectF16 } from "../gpu/device.ts";
 import { alignedBinding, type CommandTarget, dispatch, spreadWorkgroups, uniforms } from "../gpu/dispatch.ts";
 import { getKernel } from "../gpu/pipeline.ts";
 import { specialize } from "../gpu/specialize.ts";
@@ -40,12 +41,13 @@ const WORKGROUP_SIZE = 64;
 
 /**
  * Compiles the gather. A table larger than one binding is met part by part, one dispatch each.
- * @throws {OptionError} for an unknown dtype. @throws {ShaderCompileError} for f16 output without `shader-f16`.
+ * @throws {OptionError} for an unknown dtype. @throws {UnsupportedDeviceError} for f16 output without `shader-f16`.
  */
 export async function createEmbed(device: GPUDevice, options: EmbedOptions): Promise<Embed> {
   const where = options.label ? `embed("${options.label}")` : "embed";
   const weightDtype = expectOneOf(where, "weightDtype", options.weightDtype, ["f32", "f16", "bf16"]);
   const dtype = expectOneOf(where, "dtype", options.dtype ?? "f32", ["f32", "f16"]);
+  expectF16(where, device, dtype);
   const kernel = await getKernel(device, {
     label: `embed.wgsl ${weightDtype}`,
     source: specialize(EMBED, {

@@ -12,7 +12,7 @@
  */
 import { OptionError } from "../errors.ts";
 import type { BufferSource } from "../gpu/buffers.ts";
-import { describeAdapter } from "../gpu/device.ts";
+import { describeAdapter, expectF16 } from "../gpu/device.ts";
 import {
   type AlignedBinding,
   alignedBinding,
@@ -76,12 +76,13 @@ function chooseDesign(device: GPUDevice): Design {
 /**
  * Compiles a matmul for one set of types. `register` and `subgroup` multiply in f32 with f32 sums, as `tile` does.
  * @throws {OptionError} for an unknown option, or a design that this device cannot run.
- * @throws {ShaderCompileError} for dtype f16 on a device without `shader-f16`.
+ * @throws {UnsupportedDeviceError} for dtype f16 on a device without `shader-f16`.
  */
 export async function createMatmul(device: GPUDevice, options: MatmulOptions): Promise<Matmul> {
   const where = options.label ? `createMatmul("${options.label}")` : "createMatmul";
   const weightDtype = expectOneOf(where, "weightDtype", options.weightDtype, ["f32", "f16", "bf16"]);
   const dtype = expectOneOf(where, "dtype", options.dtype ?? "f32", ["f32", "f16"]);
+  expectF16(where, device, dtype);
   const activation = expectOneOf(where, "activation", options.activation ?? "none", [
     "none",
     "silu",

@@ -7,6 +7,7 @@
  */
 import { ShapeError } from "../errors.ts";
 import { allocate, type BufferSource, release } from "../gpu/buffers.ts";
+import { expectF16 } from "../gpu/device.ts";
 import type { CommandTarget } from "../gpu/dispatch.ts";
 import { BYTES_PER_ELEMENT, type Dtype, expectInteger, type WeightDtype } from "../shape.ts";
 import { type Activation, createMatmul, type MatmulDesign } from "./matmul.ts";
@@ -80,6 +81,7 @@ export async function createMlp(device: GPUDevice, options: MlpOptions): Promise
   const intermediateSize = expectInteger(where, "intermediateSize", options.intermediateSize);
   const chunkSize = expectInteger(where, "mlpChunkSize", options.mlpChunkSize);
   const { gated, weightDtype, dtype = "f32", hasBias, design, activation } = options;
+  expectF16(where, device, dtype);
   const shared = { weightDtype, dtype, hasBias, design };
   const first = await createMatmul(device, { ...shared, activation, gated, label: `${where} up` });
   const second = await createMatmul(device, { ...shared, label: `${where} down` });

@@ -6,7 +6,7 @@
  */
 import { ShapeError } from "../errors.ts";
 import { type BufferSource, viewOf } from "../gpu/buffers.ts";
-import { describeAdapter } from "../gpu/device.ts";
+import { describeAdapter, expectF16 } from "../gpu/device.ts";
 import {
   alignedBinding,
   type CommandTarget,
@@ -73,12 +73,13 @@ export function isInPlace(where: string, input: BufferSource, output: BufferSour
 
 /**
  * Compiles `output = input / sqrt(mean(input^2) + eps) * weight`, row by row, computed in f32.
- * @throws {OptionError} for an unknown dtype. @throws {ShaderCompileError} for f16 without `shader-f16`.
+ * @throws {OptionError} for an unknown dtype. @throws {UnsupportedDeviceError} for f16 without `shader-f16`.
  */
 export async function createRmsNorm(device: GPUDevice, options: RmsNormOptions): Promise<RmsNorm> {
   const where = options.label ? `rmsNorm("${options.label}")` : "rmsNorm";
   const weightDtype = expectOneOf(where, "weightDtype", options.weightDtype, ["f32", "f16", "bf16"]);
   const dtype = expectOneOf(where, "dtype", options.dtype ?? "f32", ["f32", "f16"]);
+  expectF16(where, device, dtype);
   const bytes = BYTES_PER_ELEMENT[dtype];
   const weightBytes = BYTES_PER_ELEMENT[weightDtype];
   const lanes = describeAdapter(device).isCpu ? 1 : WORKGROUP_SIZE;

@@ -6,6 +6,7 @@
  */
 import { OptionError, ShapeError } from "../errors.ts";
 import { allocate, type BufferSource, type BufferView, release, viewOf, write } from "../gpu/buffers.ts";
+import { expectF16 } from "../gpu/device.ts";
 import {
   alignedBinding,
   type CommandTarget,
@@ -71,7 +72,7 @@ interface Part {
 
 /**
  * Compiles a rotation.
- * @throws {OptionError} where rotaryDim is odd or larger than headDim. @throws {ShaderCompileError} for f16 without `shader-f16`.
+ * @throws {OptionError} where rotaryDim is odd or larger than headDim. @throws {UnsupportedDeviceError} for f16 without `shader-f16`.
  */
 export async function createRope(device: GPUDevice, options: RopeOptions): Promise<Rope> {
   const where = options.label ? `rope("${options.label}")` : "rope";
@@ -80,6 +81,7 @@ export async function createRope(device: GPUDevice, options: RopeOptions): Promi
   if (rotaryDim % 2) throw new OptionError(`${where}: expected rotaryDim to be even, got ${rotaryDim}`);
   const layout = expectOneOf(where, "layout", options.layout ?? "bthd", ["bthd", "bhtd"]);
   const dtype = expectOneOf(where, "dtype", options.dtype ?? "f32", ["f32", "f16"]);
+  expectF16(where, device, dtype);
   const bytes = BYTES_PER_ELEMENT[dtype];
   const compile = (inPlace: boolean) =>
     getKernel(device, {
