@@ -1,6 +1,7 @@
 /** GPU buffers: allocation that is checked and entered in the ledger, views, and reading back. */
 import { GpuMemoryError, OptionError, ShapeError } from "../errors.ts";
-import { ledgerOf, SHARED } from "./ledger.ts";
+import { expectInteger } from "../shape.ts";
+import { ledgerOf, type MemoryLedger, SHARED } from "./ledger.ts";
 
 /** A part of a GPU buffer. A whole buffer may be given wherever a view is taken. */
 export interface BufferView {
@@ -29,6 +30,8 @@ export interface AllocateOptions {
   usage?: GPUBufferUsageFlags;
   /** Whose bytes these are in the ledger: a rank, or "shared" (the default). */
   owner?: number | string;
+  /** A ledger besides the device's where the bytes are entered too. */
+  ledger?: MemoryLedger;
 }
 
 /** Storage that can be copied from and to: what most tensors are. (The flags' values: GPUBufferUsage may not exist yet.) */
@@ -36,10 +39,11 @@ export const STORAGE = 0x80 | 0x4 | 0x8;
 
 const COPY_SRC = 0x4;
 
-const owners = new WeakMap<GPUBuffer, { device: GPUDevice; owner: number | string }>();
+const owners = new WeakMap<GPUBuffer, { ledgers: MemoryLedger[]; owner: number | string }>();
 
 function create(device: GPUDevice, options: AllocateOptions): GPUBuffer {
-  const size = Math.max(16, Math.ceil(options.byteLength / 4) * 4);
+  const byteLength = expectInteger(`allocate("${options.label}")`, "byteLength", options.byteLength, 0);
+  const size = Math.max(16, Math.ceil(byteLength / 4) * 4);
   const usage = options.usage ?? STORAGE;
   if (size > device.limits.maxBufferSize)
     throw new GpuMemoryError(
@@ -48,8 +52,9 @@ function create(device: GPUDevice, options: AllocateOptions): GPUBuffer {
     );
   const buffer = device.createBuffer({ label: options.label, size, usage });
   const owner = options.owner ?? SHARED;
-  owners.set(buffer, { device, owner });
-  ledgerOf(device).add(owner, size);
+  const ledgers = options.ledger ? [ledgerOf(device), options.ledger] : [ledgerOf(device)];
+  owners.set(buffer, { ledgers, owner });
+  for (const ledger of ledgers) ledger.add(owner, size);
   return buffer;
 }
 
@@ -57,13 +62,14 @@ function create(device: GPUDevice, options: AllocateOptions): GPUBuffer {
  * A new buffer, checked: resolves only when the device has confirmed it. Sizes are rounded up to 4 bytes, 16 at least.
  * Give it back with {@link release}.
  * @throws {GpuMemoryError} naming the bytes asked for, the bytes held so far, and the limit.
+ * @throws {OptionError} where `byteLength` is no integer of at least 0.
  */
 export async function allocate(device: GPUDevice, options: AllocateOptions): Promise<GPUBuffer> {
   const [buffer] = await allocateAll(device, [options]);
   return buffer!;
 }
 
-/** {@link allocate} for several buffers in one error scope: all of them, or none. @throws {GpuMemoryError} */
+/** {@link allocate} for several buffers in one error scope: all of them, or none. @throws {GpuMemoryError} @throws {OptionError} */
 export async function allocateAll(device: GPUDevice, list: readonly AllocateOptions[]): Promise<GPUBuffer[]> {
   const buffers: GPUBuffer[] = [];
   device.pushErrorScope("validation");
@@ -77,12 +83,12 @@ export async function allocateAll(device: GPUDevice, list: readonly AllocateOpti
   const [memory, validation] = await Promise.all([device.popErrorScope(), device.popErrorScope()]);
   const gpuError = memory ?? validation;
   if (failure || gpuError) {
-    const held = ledgerOf(device).total.bytes;
     for (const buffer of buffers) release(buffer);
+    const held = ledgerOf(device).total.bytes;
     if (failure) throw failure;
     const byteLength = list.reduce((sum, options) => sum + options.byteLength, 0);
     throw new GpuMemoryError(
-      `allocate("${list.map((options) => options.label).join('", "')}"): the GPU refused ${byteLength} bytes (held so far: ${held - byteLength}; maxBufferSize ${device.limits.maxBufferSize}): ${gpuError!.message}`,
+      `allocate("${list.map((options) => options.label).join('", "')}"): the GPU refused ${byteLength} bytes (held so far: ${held}; maxBufferSize ${device.limits.maxBufferSize}): ${gpuError!.message}`,
       byteLength,
     );
   }
@@ -94,7 +100,7 @@ export function release(buffer: GPUBuffer | undefined): void {
   if (!buffer) return;
   const entry = owners.get(buffer);
   if (entry) {
-    ledgerOf(entry.device).add(entry.owner, -buffer.size);
+    for (const ledger of entry.ledgers) ledger.add(entry.owner, -buffer.size);
     owners.delete(buffer);
   }
   buffer.destroy();
