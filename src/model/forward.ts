@@ -19,7 +19,9 @@ export interface ForwardOptions {
   ropeLength: number;
   /** Encodes the choice of the next token behind the logits. */
   encodePick?: EncodePick;
-  /** Ring steps of one layer, when it is done. */
+  /** The chunk is one token of decode: its query visits the blocks instead of having them sent around. */
+  isDecode?: boolean;
+  /** Ring steps of one layer of prefill, when it is done. */
   onSteps?: (layer: number, steps: readonly RingStep[]) => void;
 }
 
@@ -60,9 +62,13 @@ export class Forward {
       const firstRow = layer === lastLayer ? count - 1 : 0;
       const { query, output } = decoder.attentionRows(activations, firstRow);
       const rows = count - firstRow;
-      const steps = await cache.attend(layer, { start: start + firstRow, count: rows, query, output }, signal);
-      signal.throwIfAborted();
-      if (steps.length > 0) options.onSteps?.(layer, steps);
+      const tensors = { start: start + firstRow, count: rows, query, output };
+      if (options.isDecode) await cache.decode(layer, tensors, signal);
+      else {
+        const steps = await cache.attend(layer, tensors, signal);
+        signal.throwIfAborted();
+        options.onSteps?.(layer, steps);
+      }
       signal.throwIfAborted();
       pending = this.commands(`prefill ${start}, after attention ${layer}`);
       decoder.encodeRest(pending.pass, activations, layer, firstRow, rows);
@@ -79,7 +85,7 @@ export class Forward {
   async step(id: number | undefined, position: number, signal: AbortSignal, encodePick: EncodePick): Promise<void> {
     const { decoder, activations, cache } = this;
     if (!cache.canEncodeStep && id !== undefined)
-      return this.prefill([id], position, true, { signal, ropeLength: position + 1, encodePick });
+      return this.prefill([id], position, true, { signal, ropeLength: position + 1, encodePick, isDecode: true });
     await cache.reserve(position, 1);
     signal.throwIfAborted();
     if (id !== undefined) decoder.writeIds(activations, [id]);

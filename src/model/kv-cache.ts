@@ -44,8 +44,10 @@ export interface KvCache {
   reserve(start: number, count: number): Promise<void>;
   /** Keeps a chunk's keys and values. */
   append(layer: number, tensors: ChunkKeyValue, signal: AbortSignal): Promise<void>;
-  /** Attention of a chunk's queries over everything kept; resolves when the steps are done. */
+  /** Attention of a chunk's queries over everything kept; resolves with the steps when they are done. */
   attend(layer: number, tensors: ChunkTensors, signal: AbortSignal): Promise<RingStep[]>;
+  /** Attention of one decode token's query, where {@link encodeStep} cannot be; resolves when it is submitted. */
+  decode(layer: number, tensors: ChunkTensors, signal: AbortSignal): Promise<void>;
   /** One decode token: keeps its key and value and attends, encoded only. Needs {@link reserve}d room. */
   encodeStep(target: CommandTarget, layer: number, tensors: ChunkTensors & ChunkKeyValue): void;
   /** Tokens that each rank keeps. */
@@ -126,13 +128,13 @@ class RingCache implements KvCache {
   async attend(layer: number, tensors: ChunkTensors, signal: AbortSignal): Promise<RingStep[]> {
     const ring = this.rings[layer]!;
     const blocks = this.blocks[layer]!;
-    if (tensors.count === 1) {
-      await ring.decode({ ...tensors, blocks }, { signal });
-      return [];
-    }
     const steps: RingStep[] = [];
     for await (const step of ring.attend({ ...tensors, blocks }, { signal })) steps.push(step);
     return steps;
+  }
+
+  decode(layer: number, tensors: ChunkTensors, signal: AbortSignal): Promise<void> {
+    return this.rings[layer]!.decode({ ...tensors, blocks: this.blocks[layer]! }, { signal });
   }
 
   encodeStep(target: CommandTarget, layer: number, tensors: ChunkTensors & ChunkKeyValue): void {
@@ -211,6 +213,10 @@ class SingleCache implements KvCache {
     const { start, count } = tensors;
     const step = { step: 0, rank: 0, kvRank: 0, isSkipped: false, queryTokens: count, kvTokens: start + count };
     return [{ ...step, computeMs: performance.now() - startMs, transferMs: 0, waitMs: 0, startMs }];
+  }
+
+  async decode(layer: number, tensors: ChunkTensors, signal: AbortSignal): Promise<void> {
+    await this.attend(layer, tensors, signal);
   }
 
   encodeStep(target: CommandTarget, layer: number, tensors: ChunkTensors & ChunkKeyValue): void {

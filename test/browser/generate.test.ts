@@ -117,6 +117,9 @@ describe("generate", () => {
   it("stops at an abort, wherever it comes, and stays usable", async () => {
     const reason = new Error("enough");
     const expected = (await collect(model, "abc", { maxNewTokens: 6 })).tokenIds;
+    const ids = Array.from({ length: 100 }, () => 5);
+    // The ring's workspace grows to the largest chunk and stays.
+    await collect(model, ids, { maxNewTokens: 1, prefillChunkSize: 10 });
     const before = held();
 
     const early = new AbortController();
@@ -125,7 +128,6 @@ describe("generate", () => {
 
     const prefilling = new AbortController();
     const onProgress = (progress: GenerateProgress) => progress.type === "ring" && prefilling.abort(reason);
-    const ids = Array.from({ length: 100 }, () => 5);
     const options = { signal: prefilling.signal, onProgress, prefillChunkSize: 10 };
     await expect(collect(model, ids, options)).rejects.toBe(reason);
 
@@ -209,7 +211,8 @@ describe("generate", () => {
     expect(prefill.map((event) => event.doneTokens)).toEqual([0, 4, 8, 11]);
     expect(prefill.at(-1)).toMatchObject({ totalTokens: 11, secondsLeft: 0 });
     const rings = events.filter((event) => event.type === "ring");
-    expect(rings.length).toBeGreaterThan(0);
+    // Chunks of 4, 4 and 3: the last layer is needed for the prompt's end alone.
+    expect(rings.map((event) => event.layer)).toEqual([0, 1, 0, 1, 0, 1, 2]);
     for (const event of rings) expect(event.layerCount).toBe(3);
     expect(statistics).toMatchObject({ promptTokens: 11, newTokens: 6, stopReason: "maxNewTokens" });
     expect(statistics.prefillTokensPerSecond).toBeGreaterThan(0);
@@ -218,6 +221,31 @@ describe("generate", () => {
     expect(statistics.exposedShare).toBeGreaterThanOrEqual(0);
     expect(statistics.ring.ranks.map((rank) => rank.kvTokens).reduce((a, b) => a + b)).toBe(16);
   });
+});
+
+describe("prefill token by token", () => {
+  for (const blockMemory of ["gpu", "host"] as const)
+    it(`tells its ring steps as any chunk does, ${blockMemory} blocks`, async () => {
+      const device = await testDevice();
+      const model = await loadModel(randomModel("single", noStop).files, {
+        device,
+        ring: { worldSize: 2, blockMemory },
+      });
+      const layers: number[] = [];
+      const onProgress = (event: GenerateProgress) => {
+        if (event.type !== "ring") return;
+        layers.push(event.layer);
+        for (const step of event.steps) expect(step.queryTokens).toBeLessThanOrEqual(1);
+        expect(event.steps.some((step) => step.queryTokens === 1 && step.computeMs > 0)).toBe(true);
+      };
+      const options = { maxNewTokens: 4, onProgress };
+      const { tokenIds, statistics } = await collect(model, [1, 5, 9], { ...options, prefillChunkSize: 1 });
+      // Decode tells no steps: its query visits the ranks.
+      expect(layers).toEqual([0, 1, 0, 1, 0, 1, 2]);
+      expect(statistics.ring.ranks.some((rank) => rank.computeMs > 0)).toBe(true);
+      expect((await collect(model, [1, 5, 9], { maxNewTokens: 4 })).tokenIds).toEqual(tokenIds);
+      model.destroy();
+    });
 });
 
 describe("loading and ending", () => {
