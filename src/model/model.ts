@@ -1,6 +1,7 @@
 /** A loaded model: what `loadModel` returns. Owns its weights and rings; runs of `generate` take and give back the rest. */
 import { DestroyedError, OptionError } from "../errors.ts";
 import { explainFailure, lossSignal } from "../gpu/device-loss.ts";
+import { MAX_WORLD_SIZE } from "../ring/shard.ts";
 import { expectInteger, expectOneOf } from "../shape.ts";
 import type { ModelConfig } from "./config.ts";
 import type { Decoder } from "./decoder.ts";
@@ -23,8 +24,8 @@ export interface ModelParts {
 }
 
 /**
- * Ring options with nothing left open. The kinds other than "ring" run on one rank, whatever `worldSize` says.
- * @throws {OptionError}
+ * Ring options with nothing left open.
+ * @throws {OptionError} for a bad value, and for ranks or host blocks asked of a kind of attention that is no ring.
  */
 export function resolveRing(where: string, ring: RingOptions = {}): Required<RingOptions> {
   const attention = expectOneOf(where, "ring.attention", ring.attention ?? "ring", [
@@ -33,14 +34,14 @@ export function resolveRing(where: string, ring: RingOptions = {}): Required<Rin
     "blockwise",
     "ring",
   ]);
-  const worldSize = expectInteger(where, "ring.worldSize", ring.worldSize ?? 1, 1, 64);
+  const worldSize = expectInteger(where, "ring.worldSize", ring.worldSize ?? 1, 1, MAX_WORLD_SIZE);
   const layout = expectOneOf(where, "ring.layout", ring.layout ?? "zigzag", ["contiguous", "zigzag", "striped"]);
   const blockMemory = expectOneOf(where, "ring.blockMemory", ring.blockMemory ?? "gpu", ["gpu", "host"]);
-  if (attention !== "ring" && blockMemory === "host")
+  if (attention !== "ring" && (worldSize > 1 || blockMemory === "host"))
     throw new OptionError(
-      `${where}: expected ring.blockMemory to be "gpu" with ring.attention "${attention}" (only "ring" streams blocks from the host), got "host"`,
+      `${where}: expected ring.worldSize 1 and ring.blockMemory "gpu" with ring.attention "${attention}" (only "ring" spreads over ranks and streams blocks from the host), got ${worldSize} and "${blockMemory}"`,
     );
-  return { worldSize: attention === "ring" ? worldSize : 1, layout, blockMemory, attention };
+  return { worldSize, layout, blockMemory, attention };
 }
 
 /** {@link Model} on one device. */

@@ -4,13 +4,13 @@ import type { BlockMemory, RingLayout, RingStep } from "../ring/types.ts";
 
 /** The ring a model runs on. */
 export interface RingOptions {
-  /** 1 to 64 ranks. Default 1. */
+  /** 1 to 64 ranks; more than one needs attention "ring". Default 1. */
   worldSize?: number;
   /** Default "zigzag". */
   layout?: RingLayout;
-  /** Where K/V blocks live. Default "gpu". */
+  /** Where K/V blocks live; "host" needs attention "ring". Default "gpu". */
   blockMemory?: BlockMemory;
-  /** Default "ring". */
+  /** Default "ring". The other kinds run on one rank with all keys and values in GPU memory. */
   attention?: AttentionKind;
 }
 

@@ -3,7 +3,7 @@ import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { requestRingwiseDevice } from "../../src/gpu/device.ts";
 import { ledgerOf } from "../../src/gpu/ledger.ts";
 import { loadModel, loadPreset } from "../../src/model/load-model.ts";
-import type { GenerateOptions, GenerateProgress, Model, Prompt } from "../../src/model/types.ts";
+import type { GenerateOptions, GenerateProgress, Model, Prompt, RingOptions } from "../../src/model/types.ts";
 import { randomModel, testDevice } from "./model-fixtures.ts";
 
 async function collect(model: Model, prompt: Prompt, options?: GenerateOptions) {
@@ -341,7 +341,12 @@ describe("loading and ending", () => {
     });
     expect(reads).not.toContain("model.safetensors");
     await expect(loadModel(files, {} as never)).rejects.toThrow("loadModel: expected options.device to be a GPUDevice");
-    await expect(loadModel(files, { device, ring: { worldSize: 65 } })).rejects.toThrow("ring.worldSize");
+    const load = (ring: RingOptions) => loadModel(files, { device, ring });
+    await expect(load({ worldSize: 65 })).rejects.toThrow("ring.worldSize");
+    await expect(load({ worldSize: 4, attention: "flash" })).rejects.toThrow(
+      'with ring.attention "flash" (only "ring" spreads over ranks and streams blocks from the host), got 4 and "gpu"',
+    );
+    await expect(load({ blockMemory: "host", attention: "vanilla" })).rejects.toThrow('got 1 and "host"');
   });
 
   it("says that the device was lost, in a run and in loading", async () => {
