@@ -84,7 +84,18 @@ export class LoadedModel implements Model {
     const iterator = this.exclusiveRun(recorder, options.signal, (signal) =>
       run(this.context(), prompt, runOptions, recorder, signal),
     );
-    return { statistics: recorder.statistics, [Symbol.asyncIterator]: () => iterator };
+    let isTaken = false;
+    return {
+      statistics: recorder.statistics,
+      [Symbol.asyncIterator]() {
+        if (isTaken)
+          throw new OptionError(
+            "generate: expected one iteration over a generation, got a second one: call generate again for another run",
+          );
+        isTaken = true;
+        return iterator;
+      },
+    };
   }
 
   async logits(

@@ -118,7 +118,10 @@ export interface ChatMessage {
 /** Text, ready token ids, or a conversation (through the model's own chat template). */
 export type Prompt = string | readonly number[] | readonly ChatMessage[];
 
-/** A run of `generate`: iterate its pieces; `statistics` is complete when the iteration ends. */
+/**
+ * A run of `generate`: iterate its pieces, once (a second iteration throws OptionError); `statistics` is complete when the
+ * iteration ends.
+ */
 export interface Generation extends AsyncIterable<GeneratedPiece> {
   readonly statistics: GenerateStatistics;
 }

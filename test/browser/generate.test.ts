@@ -163,6 +163,18 @@ describe("generate", () => {
     expect((await collect(model, "abc", { maxNewTokens: 3 })).tokenIds).toHaveLength(3);
   });
 
+  it("refuses to iterate one generation twice", async () => {
+    const run = model.generate("abc", { maxNewTokens: 2 });
+    for await (const piece of run) expect(piece.tokenId).toBeGreaterThanOrEqual(0);
+    const again = async () => {
+      for await (const _piece of run);
+    };
+    await expect(again()).rejects.toMatchObject({
+      name: "OptionError",
+      message: expect.stringContaining("expected one iteration over a generation, got a second one"),
+    });
+  });
+
   it("samples by seed, and greedily at temperature 0", async () => {
     const options = { maxNewTokens: 12, temperature: 1.5, topP: 0.95, topK: 40 };
     const one = await collect(model, "abc", { ...options, seed: 1 });
