@@ -227,6 +227,12 @@ export async function* run(
     const isContinuation = typeof prompt === "string" || isIds(prompt);
     const text = tokenizer && createTextStream(tokenizer, isContinuation ? ids : []);
 
+    const give = (piece: GeneratedPiece): GeneratedPiece => {
+      recorder.token();
+      recorder.memory(cache.kvTokens());
+      return piece;
+    };
+
     const beginMs = performance.now();
     await prefill(forward, ids, options, recorder, context, signal, encodePick);
     if (options.maxNewTokens === 0) {
@@ -238,6 +244,7 @@ export async function* run(
     const runsAhead = pick.isOnGpu && cache.canEncodeStep;
     let coming = take(pick);
     let lastMs = beginMs;
+    let held: GeneratedPiece | undefined;
     for (let count = 1; ; count++) {
       const isLast = count === options.maxNewTokens;
       const position = ids.length + count - 1;
@@ -252,16 +259,21 @@ export async function* run(
       lastMs = performance.now();
       if (options.stopIds.has(id)) {
         recorder.finish("stopId");
-        // Bytes that never became a character are shown as what they are, with the id that ended the answer.
-        const rest = text?.end() ?? "";
-        if (rest !== "") yield { tokenId: id, text: rest };
+        // Bytes that never became a character are shown as what they are.
+        if (held) yield give({ ...held, text: held.text + text!.end() });
         return;
       }
-      recorder.token();
-      if (isLast) recorder.finish("maxNewTokens");
-      recorder.memory(cache.kvTokens());
-      yield { tokenId: id, text: text ? text.push(id) + (isLast ? text.end() : "") : "" };
-      if (isLast) return;
+      if (held) yield give(held);
+      held = undefined;
+      const piece = { tokenId: id, text: text?.push(id) ?? "" };
+      if (isLast) {
+        recorder.finish("maxNewTokens");
+        yield give({ ...piece, text: piece.text + (text?.end() ?? "") });
+        return;
+      }
+      // In the middle of a character a piece waits for the next token, which may be a stop id.
+      if (text?.hasRest) held = piece;
+      else yield give(piece);
       signal.throwIfAborted();
       if (!ahead) await forward.step(id, position, signal, encodePick);
       coming = ahead ?? take(pick);

@@ -8,6 +8,8 @@ const REPLACEMENT = "\uFFFD";
 export interface TextStream {
   /** The text that this id completes: empty while a character is incomplete. @throws {OptionError} for an id outside. */
   push(id: number): string;
+  /** A character is incomplete: {@link end} would have something to show. */
+  readonly hasRest: boolean;
   /** What is left: U+FFFD where the ids end within a character. Nothing may be pushed after it. */
   end(): string;
 }
@@ -33,9 +35,13 @@ export function createTextStream(tokenizer: Tokenizer, context: readonly number[
   let pending: number[] = [];
   /** Characters of the window's text that are out already. */
   let emitted = shownText.length;
+  let hasRest = false;
 
   const text = () => tokenizer.decode([...shown, ...pending]);
   return {
+    get hasRest() {
+      return hasRest;
+    },
     push(id) {
       // Special tokens are no text, not even between the bytes of a character.
       if (tokenizer.decode([id]) === "" && tokenizer.decode([id], { keepSpecial: true }) !== "") return "";
@@ -45,6 +51,7 @@ export function createTextStream(tokenizer: Tokenizer, context: readonly number[
       const stable = isWhole ? all : all.slice(0, -1);
       const piece = stable.slice(emitted);
       emitted = Math.max(emitted, stable.length);
+      hasRest = all.length > emitted;
       if (isWhole && all.length > shownText.length) {
         // The window moves on, unless the new tokens alone show nothing (a lone space is dropped at a start).
         const alone = tokenizer.decode(pending);
@@ -61,6 +68,7 @@ export function createTextStream(tokenizer: Tokenizer, context: readonly number[
       shown = [];
       shownText = "";
       emitted = 0;
+      hasRest = false;
       return rest;
     },
   };

@@ -211,6 +211,21 @@ describe("generate", () => {
     own.destroy();
   }, 20_000);
 
+  it("gives a piece per token and none for the stop id, also in the middle of a character", async () => {
+    const bytes = await loadModel(randomModel("bytes", noStop, { isBytes: true }).files, { device });
+    const { tokenIds, text } = await collect(bytes, [1, 5, 9], { maxNewTokens: 12 });
+    expect(tokenIds).toHaveLength(12);
+    expect(text).toBe(bytes.detokenize(tokenIds));
+    expect(text).toContain("\uFFFD");
+    const end = tokenIds.findIndex((id, index) => index >= 3 && tokenIds.indexOf(id) === index);
+    expect(end).toBeGreaterThan(0);
+    const stopped = await collect(bytes, [1, 5, 9], { maxNewTokens: 12, stopIds: [tokenIds[end]!] });
+    expect(stopped.tokenIds).toEqual(tokenIds.slice(0, end));
+    expect(stopped.text).toBe(bytes.detokenize(tokenIds.slice(0, end)));
+    expect(stopped.statistics.newTokens).toBe(end);
+    bytes.destroy();
+  });
+
   it("streams the text of its tokens, and tells its progress and figures", async () => {
     const events: GenerateProgress[] = [];
     const { tokenIds, text, statistics } = await collect(model, "abcdefghij", {

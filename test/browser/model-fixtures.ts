@@ -74,11 +74,14 @@ export async function readTensors(files: ModelFiles): Promise<Map<string, Float3
   return tensors;
 }
 
-/** A tokenizer of single letters: `<unk>`, `<s>`, `</s>`, then one per character from "!" on; `<pad>` has the id after them. */
-function letterTokenizer(vocabSize: number): Record<string, unknown> {
+/** A tokenizer of single letters: `<unk>`, `<s>`, `</s>`, then one per character from "!" on; `<pad>` has the id after them.
+ * With `isBytes` the tokens are bytes 0xC2, 0xC3, ... instead: each begins a character that never ends. */
+function letterTokenizer(vocabSize: number, isBytes = false): Record<string, unknown> {
   const special = ["<unk>", "<s>", "</s>"];
   const vocab: Record<string, number> = {};
-  for (let id = 0; id < vocabSize; id++) vocab[special[id] ?? String.fromCodePoint(0x21 + id - 3)] = id;
+  const token = (index: number) =>
+    isBytes ? `<0x${(0xc2 + index).toString(16).toUpperCase()}>` : String.fromCodePoint(0x21 + index);
+  for (let id = 0; id < vocabSize; id++) vocab[special[id] ?? token(id - 3)] = id;
   const flags = { single_word: false, lstrip: false, rstrip: false, normalized: false, special: true };
   return {
     version: "1.0",
@@ -100,7 +103,7 @@ function letterTokenizer(vocabSize: number): Record<string, unknown> {
       ],
       special_tokens: { "<s>": { id: "<s>", ids: [1], tokens: ["<s>"] } },
     },
-    decoder: { type: "Fuse" },
+    decoder: { type: "Sequence", decoders: [{ type: "ByteFallback" }, { type: "Fuse" }] },
     model: { type: "BPE", unk_token: "<unk>", fuse_unk: false, byte_fallback: false, vocab, merges: [] },
   };
 }
@@ -146,6 +149,8 @@ export function randomModel(
     /** Puts a value first into a tensor. */
     corrupt?: { name: string; value: number };
     chatTemplate?: string;
+    /** Tokens are bytes, none of which completes a character. */
+    isBytes?: boolean;
   } = {},
 ): RandomModel {
   const config = { ...tiny, ...changes };
@@ -186,7 +191,7 @@ export function randomModel(
   const files = new Map([
     ["config.json", encode(config)],
     ["model.safetensors", file],
-    ["tokenizer.json", encode(letterTokenizer(config.vocab_size))],
+    ["tokenizer.json", encode(letterTokenizer(config.vocab_size, options.isBytes))],
     [
       "tokenizer_config.json",
       encode({ bos_token: "<s>", eos_token: "</s>", add_bos_token: true, chat_template: options.chatTemplate }),
