@@ -192,11 +192,23 @@ class RunMemory {
   }
 }
 
+/** A token on its way from the GPU. */
+interface ComingToken {
+  id: Promise<number>;
+  /** When its step began to be encoded, and when its id was here, by the clock of `performance.now()`. */
+  startMs: number;
+  doneMs: number;
+}
+
 /** The choice encoded last. Nobody may come to wait for it (abort, stop id), and then its failure is nobody's. */
-function take(picker: TokenPicker): Promise<number> {
-  const id = picker.take();
+function take(picker: TokenPicker, startMs: number): ComingToken {
+  const id = picker.take().then((taken) => {
+    coming.doneMs = performance.now();
+    return taken;
+  });
   id.catch(() => {});
-  return id;
+  const coming = { id, startMs, doneMs: Number.NaN };
+  return coming;
 }
 
 /**
@@ -242,21 +254,24 @@ export async function* run(
     }
     // Greedy decode keeps one step ahead of what has been read back; what a step too many wrote ends with the run.
     const runsAhead = pick.isOnGpu && cache.canEncodeStep;
-    let coming = take(pick);
-    let lastMs = beginMs;
+    let coming = take(pick, beginMs);
+    let lastDoneMs = beginMs;
     let held: GeneratedPiece | undefined;
     for (let count = 1; ; count++) {
       const isLast = count === options.maxNewTokens;
       const position = ids.length + count - 1;
-      let ahead: Promise<number> | undefined;
-      if (runsAhead && !isLast) {
-        await forward.step(undefined, position, signal, encodePick);
-        ahead = take(pick);
-      }
-      const id = await untilAborted(coming, signal);
-      if (count === 1) recorder.prefillDone(ids.length, performance.now() - beginMs);
-      else recorder.decoded(performance.now() - lastMs);
-      lastMs = performance.now();
+      const step = async (id: number | undefined) => {
+        const startMs = performance.now();
+        await forward.step(id, position, signal, encodePick);
+        return take(pick, startMs);
+      };
+      const ahead = runsAhead && !isLast ? await step(undefined) : undefined;
+      const id = await untilAborted(coming.id, signal);
+      const { startMs, doneMs } = coming;
+      if (count === 1) recorder.prefillDone(ids.length, doneMs - beginMs);
+      // Not the time that the caller holds the iteration: a step begins with its encoding, or behind the step before it.
+      else recorder.decoded(doneMs - Math.max(startMs, lastDoneMs));
+      lastDoneMs = doneMs;
       if (options.stopIds.has(id)) {
         recorder.finish("stopId");
         // Bytes that never became a character are shown as what they are.
@@ -275,8 +290,7 @@ export async function* run(
       if (text?.hasRest) held = piece;
       else yield give(piece);
       signal.throwIfAborted();
-      if (!ahead) await forward.step(id, position, signal, encodePick);
-      coming = ahead ?? take(pick);
+      coming = ahead ?? (await step(id));
     }
   } finally {
     recorder.memory(memory?.cache.kvTokens() ?? []);

@@ -103,7 +103,7 @@ export class StatisticsRecorder {
     this.statistics.timeToFirstTokenMs = performance.now() - this.startMs;
   }
 
-  /** One more token so many milliseconds after the one before it. */
+  /** One more token, whose step took so many milliseconds. */
   decoded(timeMs: number): void {
     this.decodeMs += timeMs;
     this.decodeTokens += 1;

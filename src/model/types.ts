@@ -100,6 +100,7 @@ export interface GenerateStatistics {
   promptTokens: number;
   newTokens: number;
   prefillTokensPerSecond: number;
+  /** After the first token, without the time that the caller holds the iteration. */
   decodeTokensPerSecond: number;
   timeToFirstTokenMs: number;
   /** Exposed communication as a share of prefill time, 0 to 1. */

@@ -250,6 +250,18 @@ describe("generate", () => {
   });
 });
 
+it("does not count the time that the caller takes over a piece as time of decoding", async () => {
+  const model = await loadModel(randomModel("slow", noStop).files, { device: await testDevice() });
+  const holdMs = 400;
+  for (const temperature of [0, 1]) {
+    const run = model.generate("abc", { maxNewTokens: 3, temperature });
+    for await (const _piece of run) await new Promise((resolve) => setTimeout(resolve, holdMs));
+    // With the caller's time in it, it could not be more than 1000 / holdMs.
+    expect(run.statistics.decodeTokensPerSecond).toBeGreaterThan((1000 / holdMs) * 1.5);
+  }
+  model.destroy();
+});
+
 describe("prefill token by token", () => {
   for (const blockMemory of ["gpu", "host"] as const)
     it(`tells its ring steps as any chunk does, ${blockMemory} blocks`, async () => {
