@@ -149,7 +149,10 @@ export interface Model {
     prompt: Prompt,
     options?: Pick<GenerateOptions, "addBos" | "prefillChunkSize" | "signal" | "onProgress">,
   ): Promise<Float32Array>;
-  /** Other ring for the runs to come (the weights stay). */
+  /**
+   * Other ring for the runs to come (the weights stay). What `ring` leaves out takes its default, not what was set before.
+   * @throws {OptionError} for bad options, or while a run goes on.
+   */
   setRing(ring: RingOptions): Promise<void>;
   destroy(): void;
   [Symbol.dispose](): void;
