@@ -118,7 +118,11 @@ class RingCache implements KvCache {
   }
 
   async reserve(start: number, count: number): Promise<void> {
-    for (const [layer, ring] of this.rings.entries()) await ring.reserve(this.blocks[layer]!, { start, count });
+    // All layers at once: each allocation is answered by the GPU process. After a failure the rest is waited for, so that
+    // nothing arrives in blocks that are released already.
+    const rooms = this.rings.map((ring, layer) => ring.reserve(this.blocks[layer]!, { start, count }));
+    await Promise.allSettled(rooms);
+    await Promise.all(rooms);
   }
 
   append(layer: number, tensors: ChunkKeyValue, signal: AbortSignal): Promise<void> {

@@ -262,6 +262,45 @@ it("does not count the time that the caller takes over a piece as time of decodi
   model.destroy();
 });
 
+it("asks for a decode step's room in all layers at once", async () => {
+  const device = await requestRingwiseDevice();
+  const model = await loadModel(randomModel("room", noStop).files, { device, ring: { worldSize: 2 } });
+  const { popErrorScope, createBuffer } = device;
+  let open = 0;
+  let mostOpen = 0;
+  device.popErrorScope = () => {
+    mostOpen = Math.max(mostOpen, ++open);
+    return popErrorScope.call(device).finally(() => open--);
+  };
+  // The second token is the first of rank 1. Temperature 1: no step ahead of what is given out.
+  const options = { maxNewTokens: 2, temperature: 1 };
+  expect((await collect(model, [1], options)).tokenIds).toHaveLength(2);
+  // Two scopes an allocation, 3 layers.
+  expect(mostOpen).toBe(6);
+  // No room in one layer: nothing is left of the others.
+  const held = ledgerOf(device).total.bytes;
+  const refused = (async () => {
+    for await (const _piece of model.generate([1], options))
+      device.createBuffer = (descriptor) => {
+        if (descriptor.label?.includes("layer 1")) throw new RangeError("no room");
+        return createBuffer.call(device, descriptor);
+      };
+  })();
+  await expect(refused).rejects.toThrow();
+  expect(ledgerOf(device).total.bytes).toBe(held);
+  model.destroy();
+  device.destroy();
+});
+
+it("takes defaults for what a new ring leaves out", async () => {
+  const device = await testDevice();
+  const ring = { worldSize: 3, layout: "striped", blockMemory: "host" } as const;
+  const model = await loadModel(randomModel("other", noStop).files, { device, ring });
+  await model.setRing({ worldSize: 2 });
+  expect(model.ring).toEqual({ worldSize: 2, layout: "zigzag", blockMemory: "gpu", attention: "ring" });
+  model.destroy();
+});
+
 describe("prefill token by token", () => {
   for (const blockMemory of ["gpu", "host"] as const)
     it(`tells its ring steps as any chunk does, ${blockMemory} blocks`, async () => {
