@@ -24,8 +24,8 @@ export interface ModelParts {
 }
 
 /**
- * Ring options with nothing left open.
- * @throws {OptionError} for a bad value, and for ranks or host blocks asked of a kind of attention that is no ring.
+ * Ring options with nothing left open. The kinds other than "ring" run on one rank, whatever `worldSize` says.
+ * @throws {OptionError} for a bad value, and for host blocks asked of a kind of attention that is no ring.
  */
 export function resolveRing(where: string, ring: RingOptions = {}): Required<RingOptions> {
   const attention = expectOneOf(where, "ring.attention", ring.attention ?? "ring", [
@@ -37,11 +37,12 @@ export function resolveRing(where: string, ring: RingOptions = {}): Required<Rin
   const worldSize = expectInteger(where, "ring.worldSize", ring.worldSize ?? 1, 1, MAX_WORLD_SIZE);
   const layout = expectOneOf(where, "ring.layout", ring.layout ?? "zigzag", ["contiguous", "zigzag", "striped"]);
   const blockMemory = expectOneOf(where, "ring.blockMemory", ring.blockMemory ?? "gpu", ["gpu", "host"]);
-  if (attention !== "ring" && (worldSize > 1 || blockMemory === "host"))
+  if (attention !== "ring" && blockMemory === "host")
     throw new OptionError(
-      `${where}: expected ring.worldSize 1 and ring.blockMemory "gpu" with ring.attention "${attention}" (only "ring" spreads over ranks and streams blocks from the host), got ${worldSize} and "${blockMemory}"`,
+      `${where}: expected ring.blockMemory "gpu" with ring.attention "${attention}" (only "ring" streams blocks from the host), got "host"`,
     );
-  return { worldSize, layout, blockMemory, attention };
+  // One option switches the kind (as in the original system), so a worldSize beside it rests; results are the same.
+  return { worldSize: attention === "ring" ? worldSize : 1, layout, blockMemory, attention };
 }
 
 /** {@link Model} on one device. */

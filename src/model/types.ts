@@ -4,7 +4,7 @@ import type { BlockMemory, RingLayout, RingStep } from "../ring/types.ts";
 
 /** The ring a model runs on. */
 export interface RingOptions {
-  /** 1 to 64 ranks; more than one needs attention "ring". Default 1. */
+  /** 1 to 64 ranks. Rests with other kinds of attention than "ring": those run on one rank. Default 1. */
   worldSize?: number;
   /** Default "zigzag". */
   layout?: RingLayout;
