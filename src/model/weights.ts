@@ -1,6 +1,7 @@
 /** Weights onto the GPU: one tensor at a time, piece by piece, so that a model is never in memory twice. */
-import { DeviceLostError, OptionError } from "../errors.ts";
+import { OptionError } from "../errors.ts";
 import { allocate, release, write } from "../gpu/buffers.ts";
+import { lossSignal } from "../gpu/device-loss.ts";
 import { BYTES_PER_ELEMENT, elementCount, expectOneOf, type WeightDtype } from "../shape.ts";
 import type { ModelConfig } from "./config.ts";
 import { convertElements } from "./convert.ts";
@@ -38,32 +39,21 @@ export function releaseWeights(weights: Weights): void {
   weights.clear();
 }
 
-/** Throws {@link DeviceLostError} at its call once the device is gone: writes to a lost device vanish without a word. */
-function watchDevice(device: GPUDevice): () => void {
-  let info: GPUDeviceLostInfo | undefined;
-  device.lost.then((lost) => {
-    info = lost;
-  });
-  return () => {
-    if (info)
-      throw new DeviceLostError(`loadWeights: the GPU device was lost while loading (${info.reason}): ${info.message}`);
-  };
-}
-
 /** Fills tensors given piece by piece; on an error or abort everything that was allocated is given back. */
 async function fill(
   device: GPUDevice,
   work: (weights: Weights, flush: (bytes: number) => Promise<void>) => Promise<void>,
 ): Promise<Weights> {
   const weights: Weights = new Map();
-  const checkDevice = watchDevice(device);
+  const lost = lossSignal(device);
   let staged = 0;
   const flush = async (byteLength: number) => {
     staged += byteLength;
     if (staged < STAGED_BYTE_LENGTH && byteLength > 0) return;
     staged = 0;
     await device.queue.onSubmittedWorkDone();
-    checkDevice();
+    // Writes to a lost device vanish without a word.
+    lost.throwIfAborted();
   };
   try {
     await work(weights, flush);
@@ -73,7 +63,7 @@ async function fill(
   } catch (error) {
     releaseWeights(weights);
     // Whatever failed on a lost device failed because of that.
-    checkDevice();
+    lost.throwIfAborted();
     throw error;
   }
 }

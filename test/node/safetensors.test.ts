@@ -10,6 +10,7 @@ import {
   OptionError,
   UnsupportedModelError,
 } from "../../src/errors.ts";
+import { lossSignal } from "../../src/gpu/device-loss.ts";
 import { ledgerOf } from "../../src/gpu/ledger.ts";
 import { expectedTensors, parseModelConfig } from "../../src/model/config.ts";
 import { convertElements, f16ToNumber, numberToBf16, numberToF16 } from "../../src/model/convert.ts";
@@ -353,7 +354,10 @@ describe("onto the GPU", () => {
 
     const doomed = fakeDevice();
     doomed.lose("the driver was reset");
+    const loss = lossSignal(doomed.device);
     await expect(loadWeights(doomed.device, filesOf(), config)).rejects.toThrow(DeviceLostError);
+    // One error for everyone who waits for this device.
+    await expect(loadWeights(doomed.device, filesOf(), config)).rejects.toBe(loss.reason);
     expect(heldBytes(doomed.device)).toBe(0);
   });
 
