@@ -3,15 +3,15 @@ import { OptionError } from "../errors.ts";
 import { explainFailure, lossSignal } from "../gpu/device-loss.ts";
 import { untilAborted } from "../ring/abort.ts";
 import { describeValue, expectInteger } from "../shape.ts";
-import { type ModelConfig, parseModelConfig } from "./config.ts";
+import type { ModelConfig } from "./config.ts";
 import { createDecoder } from "./decoder.ts";
-import { type JsonObject, parseJsonObject } from "./json.ts";
+import type { JsonObject } from "./json.ts";
 import { createLayerAttention } from "./kv-cache.ts";
 import { LoadedModel, resolveRing } from "./model.ts";
 import { type PresetName, presetConfig, randomWeights } from "./presets.ts";
-import { readOptional } from "./read-file.ts";
+import { readDescription } from "./read-description.ts";
 import { openModelSource } from "./sources.ts";
-import { loadTokenizer, type Tokenizer } from "./tokenizer.ts";
+import type { Tokenizer } from "./tokenizer.ts";
 import type { LoadOptions, LoadProgress, Model, ModelSource, RingOptions } from "./types.ts";
 import { loadWeights, releaseWeights, type Weights } from "./weights.ts";
 
@@ -119,17 +119,11 @@ async function assemble(
 export function loadModel(source: ModelSource, options: LoadOptions): Promise<Model> {
   return withLoading("loadModel", options, async (loading) => {
     const { signal, device, report } = loading;
-    report("config", "Reading config.json");
     const files = await openModelSource(source, { token: options.token });
-    const configJson = parseJsonObject("config.json", await files.read("config.json", undefined, signal));
-    const generationBytes = await readOptional(files, "generation_config.json", signal);
-    const generationJson = generationBytes && parseJsonObject("generation_config.json", generationBytes);
-    const config = parseModelConfig(configJson, generationJson);
-    report("tokenizer", "Reading the tokenizer");
-    const tokenizer = await loadTokenizer(files, { signal, vocabSize: config.vocabSize });
+    const description = await readDescription(files, { signal, report });
     const { onProgress, weightDtype } = options;
-    return assemble(loading, { name: files.name, configJson, config, tokenizer }, (signal) =>
-      loadWeights(device, files, config, { onProgress, signal, weightDtype }),
+    return assemble(loading, description, (signal) =>
+      loadWeights(device, files, description.config, { onProgress, signal, weightDtype }),
     );
   });
 }

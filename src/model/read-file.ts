@@ -17,14 +17,3 @@ export async function readOptional(
     throw new ModelFormatError(`${path}: expected at most ${MAX_BYTE_LENGTH} bytes, got a file of ${size}`);
   return files.read(path, { start: 0, end: size }, signal);
 }
-
-/** A file's bytes. @throws {ModelFormatError} where it is absent. @throws {ModelSourceError} */
-export async function readRequired(
-  files: ModelFiles,
-  path: string,
-  signal?: AbortSignal,
-): Promise<Uint8Array<ArrayBuffer>> {
-  const bytes = await readOptional(files, path, signal);
-  if (!bytes) throw new ModelFormatError(`${files.name}: expected a file named ${path}, got none`);
-  return bytes;
-}

@@ -4,10 +4,8 @@ import { expect, test } from "vitest";
 import { RingwiseError } from "../../src/errors.ts";
 import { ledgerOf } from "../../src/gpu/ledger.ts";
 import { expectedTensors, parseModelConfig } from "../../src/model/config.ts";
-import { parseJsonObject } from "../../src/model/json.ts";
-import { readOptional, readRequired } from "../../src/model/read-file.ts";
+import { readDescription } from "../../src/model/read-description.ts";
 import { INDEX_FILE, SINGLE_FILE } from "../../src/model/safetensors.ts";
-import { loadTokenizer } from "../../src/model/tokenizer.ts";
 import type { ModelFiles } from "../../src/model/types.ts";
 import { loadWeights, releaseWeights } from "../../src/model/weights.ts";
 import { elementCount } from "../../src/shape.ts";
@@ -88,12 +86,9 @@ const sharded: Record<string, Uint8Array> = {
   "two.safetensors": packTensors(tensors.slice(half)),
 };
 
-/** The loader as far as it reads files, in loadModel's order. */
+/** What loadModel reads, in its order and by its functions; kernels need a real device. */
 async function load(files: ModelFiles, device: GPUDevice): Promise<void> {
-  const json = parseJsonObject("config.json", await readRequired(files, "config.json"));
-  const generation = await readOptional(files, "generation_config.json");
-  const parsed = parseModelConfig(json, generation && parseJsonObject("generation_config.json", generation));
-  const made = await loadTokenizer(files, { vocabSize: parsed.vocabSize });
+  const { config: parsed, tokenizer: made } = await readDescription(files);
   made.decode(made.encode("ab b"));
   releaseWeights(await loadWeights(device, files, parsed, { weightDtype: "bf16" }));
 }

@@ -1,4 +1,5 @@
 /** Model files made in memory for tests, and a GPU that only remembers what was written to it. */
+import { ModelSourceError } from "../../src/errors.ts";
 import type { ModelFiles } from "../../src/model/types.ts";
 
 /** Files out of texts and bytes. */
@@ -12,7 +13,8 @@ export function memoryFiles(contents: Readonly<Record<string, string | Uint8Arra
     size: async (path) => get(path)?.byteLength,
     async read(path, range, signal) {
       signal?.throwIfAborted();
-      const bytes = get(path)!;
+      const bytes = get(path);
+      if (!bytes) throw new ModelSourceError(`memory: expected a file named ${path}, got none`);
       const { start, end } = range ?? { start: 0, end: bytes.byteLength };
       if (end > bytes.byteLength) throw new Error(`test read past the end of ${path}`);
       return new Uint8Array(bytes.subarray(start, end));
