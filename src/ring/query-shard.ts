@@ -238,23 +238,41 @@ const shift = (view: BufferView, bytes: number): BufferView => ({
   byteOffset: (view.byteOffset ?? 0) + bytes,
 });
 
+/** Most tokens of a piece: what a dispatch may take, and what state, query and output of all batch entries may bind. */
+function tokensPerPiece({ device, resolved, pieceTokens }: RingKernels, batch: number): number {
+  const { heads, headDim, valueDim, bytesPerElement } = resolved;
+  const { maxStorageBufferBindingSize, maxBufferSize } = device.limits;
+  // acc, rowMax and rowSum are f32 whatever the dtype.
+  const widest = Math.max((valueDim + 2) * 4, headDim * bytesPerElement, valueDim * bytesPerElement);
+  const room = Math.min(maxStorageBufferBindingSize, maxBufferSize) - 2 * ALIGNMENT;
+  return Math.max(1, Math.min(pieceTokens, Math.floor(room / (batch * heads * widest))));
+}
+
 /** Says what memory a shard needs, and makes its pieces once that is there. */
 function planShard(kernels: RingKernels, tensors: QueryTensors, ranges: readonly TokenRange[], rank: number) {
-  const { device, stepper, resolved, pieceTokens } = kernels;
+  const { device, stepper, resolved } = kernels;
   const { batch, seqLen, firstPosition } = tensors;
   const { heads, headDim, valueDim, bytesPerElement } = resolved;
   const queryRow = heads * headDim * bytesPerElement;
   const outputRow = heads * valueDim * bytesPerElement;
   const isDirect =
     batch === 1 && ranges.every((range) => range.stride === 1 && (ranges.length === 1 || range.count >= DIRECT_TOKENS));
-  const groups = cutShard(ranges, pieceTokens, isDirect);
+  const groups = cutShard(ranges, tokensPerPiece(kernels, batch), isDirect);
   const totals = new Map<string, number>();
+  const parts = new Map<string, number>();
   /** Sets bytes aside in the rank's buffer of that name; the view comes when the buffer is there. */
-  const reserve = (name: string, byteLength: number) => {
-    const byteOffset = totals.get(name) ?? 0;
-    totals.set(name, byteOffset + aligned(byteLength));
+  const reserve = (name: string, byteLength: number): ((workspace: Workspace) => BufferView) => {
+    const part = parts.get(name) ?? 0;
+    const key = part === 0 ? name : `${name} ${part}`;
+    const byteOffset = totals.get(key) ?? 0;
+    // Pieces lie side by side until a buffer can grow no further: then the next buffer begins.
+    if (byteOffset > 0 && byteOffset + aligned(byteLength) > device.limits.maxBufferSize) {
+      parts.set(name, part + 1);
+      return reserve(name, byteLength);
+    }
+    totals.set(key, byteOffset + aligned(byteLength));
     return (workspace: Workspace): BufferView => {
-      const { buffer } = workspace.view(`${rank} ${name}`, 0);
+      const { buffer } = workspace.view(`${rank} ${key}`, 0);
       return { buffer, byteOffset, byteLength };
     };
   };
