@@ -38,6 +38,8 @@ export interface QueryTensors {
   seqLen: number;
   /** Position of the first query. */
   firstPosition: number;
+  /** Position of the first key, where a mask's columns begin unless it says otherwise. Default 0. */
+  kvStart?: number;
   mask?: AttentionMask;
   /** u32 `[B, T]` */
   querySegments?: BufferSource;
@@ -214,10 +216,10 @@ export class QueryShard {
     return isIntervalHidden(minPosition, maxPosition, page.minPosition, page.maxPosition, this.kernels.rule);
   }
 
-  /** The mask's rows count from the whole sequence's first query, not from the shard's. */
+  /** The mask's rows count from the whole sequence's first query, not from the shard's, and its columns from the first key. */
   private mask(): AttentionMask | undefined {
-    const { mask, firstPosition } = this.tensors;
-    return mask && { ...mask, queryOrigin: mask.queryOrigin ?? firstPosition };
+    const { mask, firstPosition, kvStart } = this.tensors;
+    return mask && { ...mask, queryOrigin: mask.queryOrigin ?? firstPosition, kvOrigin: mask.kvOrigin ?? kvStart };
   }
 
   private encodeRows(piece: Piece, encode: (range: TokenRange, done: number) => void): void {

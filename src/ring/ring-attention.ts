@@ -297,7 +297,7 @@ class Ring implements RingAttention {
         throw new ShapeError(`${where}: hasSegments is ${resolved.hasSegments}, got ${name} ${typeof tensors[name]}`);
     if (tensors.querySegments) expectBytes(where, "querySegments", tensors.querySegments, batch * seqLen * 4);
     if (tensors.kvSegments) expectBytes(where, "kvSegments", tensors.kvSegments, batch * kvSeqLen * 4);
-    const queries = { ...tensors, batch, seqLen, firstPosition: queryStart };
+    const queries = { ...tensors, batch, seqLen, firstPosition: queryStart, kvStart };
     const sequence = { ...tensors, batch, kvSeqLen, firstPosition: kvStart };
     const kvShards = this.shard({ start: kvStart, count: kvSeqLen });
     yield* this.go(where, queries, options, false, async (workspace, encoder) => {

@@ -53,6 +53,7 @@ export interface RingTensors {
   queryStart?: number;
   /** Position of the first key. Default 0. */
   kvStart?: number;
+  /** Its rows count from `queryStart` and its columns from `kvStart`, unless it names other origins. */
   mask?: AttentionMask;
   /** u32 `[B, T]` */
   querySegments?: BufferSource;

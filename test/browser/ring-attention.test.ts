@@ -98,6 +98,22 @@ describe("ring attention over a whole sequence equals the oracle", () => {
     gpu.destroy();
   });
 
+  it("a mask's columns count from the first key, unless it names another origin", async () => {
+    const c = CASES.find(({ mask }) => mask === "additive")!;
+    const inputs = makeInputs(c);
+    const ring = await createRingAttention(device, ringOptions(c, { worldSize: 3, pageSize: 24 }));
+    for (const origins of [{}, { queryOrigin: 110, kvOrigin: 100 }]) {
+      const gpu = await uploadCase(device, c, inputs);
+      const tensors = ringTensors(c, gpu, inputs, "gpu");
+      // Nothing but the mask asks for positions here, so the oracle's may count from 0.
+      const mask = { ...tensors.mask!, ...origins };
+      await collect(ring.run({ ...tensors, mask, queryStart: 110, kvStart: 100 }));
+      expectClose(await gpu.run(() => {}), expected(c, inputs), expected(c, inputs, "f32"), c.dtype);
+      gpu.destroy();
+    }
+    ring.destroy();
+  });
+
   const long = { ...CAUSAL, name: "long", seqLen: 1201, kvSeqLen: 1201 };
   it.each(LAYOUTS)("runs that are met in place, several pieces and pages per rank, %s", async (layout) => {
     const inputs = makeInputs(long);
