@@ -112,16 +112,17 @@ export class QueryShard {
     this.tokens = pieces.reduce((sum, piece) => sum + piece.count, 0);
   }
 
-  /** Shards the queries of all ranks, with memory from the workspace. @throws {GpuMemoryError} */
+  /** Shards the queries of these ranks, in their order, with memory from the workspace. @throws {GpuMemoryError} */
   static async createAll(
     kernels: RingKernels,
     workspace: Workspace,
     tensors: QueryTensors,
     shards: readonly (readonly TokenRange[])[],
+    ranks: readonly number[],
   ): Promise<QueryShard[]> {
-    const plans = shards.map((ranges, rank) => planShard(kernels, tensors, ranges, rank));
+    const plans = ranks.map((rank) => planShard(kernels, tensors, shards[rank]!, rank));
     await workspace.prepare(plans.flatMap((plan) => plan.requests));
-    return plans.map((plan, rank) => new QueryShard(kernels, tensors, rank, plan.build(workspace)));
+    return plans.map((plan, index) => new QueryShard(kernels, tensors, ranks[index]!, plan.build(workspace)));
   }
 
   /** True where the mask hides the whole page from every query here. */

@@ -52,7 +52,7 @@ const MAX_PAGE_SIZE = 1024;
 const PIECE_TOKENS_CPU = 512;
 const PIECE_TOKENS_GPU = 8192;
 
-/** The ring's loop, for the ranks that compute here: yields one event per rank and step. */
+/** The ring's loop, for the ranks that compute here (one shard each): yields one event per rank and step. */
 async function* turn(
   pass: TransportPass,
   worldSize: number,
@@ -60,16 +60,22 @@ async function* turn(
   blocks: readonly RingBlock[],
   pacer: Pacer,
 ): AsyncGenerator<RingStep> {
-  let held = blocks;
+  let held = shards.map((shard) => blocks[shard.rank]!);
+  /** Own ones first. Somebody holds a token, and every block comes by. */
+  let anyPage: KvPage | undefined;
   for (let step = 0; step < worldSize; step++) {
     const isLast = step + 1 === worldSize;
-    const arriving = isLast ? [] : pass.ranks.map((rank) => pass.sendRecv(rank, held[rank]!));
-    for (const rank of pass.ranks) {
-      await meet(pass, shards[rank]!, held[rank]!, step, pacer);
+    const arriving = Promise.all(isLast ? [] : shards.map((shard, i) => pass.sendRecv(shard.rank, held[i]!)));
+    // Waited for below; a failure before that is not an unhandled one.
+    arriving.catch(() => {});
+    anyPage ??= held.flatMap((block) => block.pages).find((page) => page.count > 0);
+    for (const [i, shard] of shards.entries()) {
+      await meet(pass, shard, held[i]!, step, pacer);
       yield* pacer.finished();
     }
-    if (!isLast) held = await Promise.all(arriving);
+    if (!isLast) held = await arriving;
   }
+  for (const shard of shards) if (shard.hasUnmet) await meetPage(pass, shard, anyPage!, pacer);
 }
 
 /** One rank's step: its queries meet the block that is here, page by page. */
@@ -300,8 +306,10 @@ class Ring implements RingAttention {
     const queries = { ...tensors, batch, seqLen, firstPosition: queryStart, kvStart };
     const sequence = { ...tensors, batch, kvSeqLen, firstPosition: kvStart };
     const kvShards = this.shard({ start: kvStart, count: kvSeqLen });
-    yield* this.go(where, queries, options, false, async (workspace, encoder) => {
-      const made = await sequenceBlocks(kernels, workspace, blockMemory, pageSize, sequence, kvShards);
+    yield* this.go(where, queries, options, false, async (ranks, workspace, encoder) => {
+      // Blocks of ranks that compute elsewhere are made there.
+      const own = kvShards.map((ranges, rank) => (ranks.includes(rank) ? ranges : []));
+      const made = await sequenceBlocks(kernels, workspace, blockMemory, pageSize, sequence, own);
       made.encodeGather(encoder());
       return made.blocks;
     });
@@ -364,7 +372,11 @@ class Ring implements RingAttention {
     queries: QueryTensors,
     options: RingRunOptions,
     keepWorkspace: boolean,
-    makeBlocks: (workspace: Workspace, encoder: () => GPUCommandEncoder) => Promise<readonly RingBlock[]>,
+    makeBlocks: (
+      ranks: readonly number[],
+      workspace: Workspace,
+      encoder: () => GPUCommandEncoder,
+    ) => Promise<readonly RingBlock[]>,
   ): AsyncGenerator<RingStep> {
     const { kernels, transport, label } = this.parts;
     const { heads, headDim, valueDim, bytesPerElement, hasSinks } = kernels.resolved;
@@ -380,17 +392,15 @@ class Ring implements RingAttention {
     try {
       const pacer = new Pacer(this.device, this.pace, signal, label);
       const shardRanges = this.shard({ start: queries.firstPosition, count: queries.seqLen });
-      const shards = await QueryShard.createAll(kernels, workspace, queries, shardRanges);
-      const blocks = await makeBlocks(workspace, () => pacer.encoder);
+      const pass = transport.beginPass(this.worldSize, signal);
+      const shards = await QueryShard.createAll(kernels, workspace, queries, shardRanges, pass.ranks);
+      const blocks = await makeBlocks(pass.ranks, workspace, () => pacer.encoder);
       signal.throwIfAborted();
       for (const shard of shards) shard.encodeGather(pacer.encoder);
-      const pass = transport.beginPass(this.worldSize, signal);
+      // Whoever reads a block elsewhere must find its tokens in it.
+      if (shards.length < this.worldSize) pacer.submit();
       yield* turn(pass, this.worldSize, shards, blocks, pacer);
-      const anyPage = blocks.flatMap((block) => block.pages).find((page) => page.count > 0)!;
-      for (const shard of shards) {
-        if (shard.hasUnmet) await meetPage(pass, shard, anyPage, pacer);
-        shard.encodeFinalize(pacer.encoder);
-      }
+      for (const shard of shards) shard.encodeFinalize(pacer.encoder);
       yield* pacer.drain();
     } finally {
       this.workspaces.give(workspace, keepWorkspace && !this.life.signal.aborted);
