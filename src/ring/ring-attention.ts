@@ -293,6 +293,10 @@ class Ring implements RingAttention {
     const { kernels, blockMemory } = this.parts;
     const pageSize = blockMemory === "gpu" ? this.parts.inPlaceSize : this.pageSize;
     const batch = expectInteger(where, "batch", tensors.batch ?? 1);
+    if (blockMemory === "host" && batch > pageSize)
+      throw new OptionError(
+        `${where}: expected batch to be at most pageSize (${pageSize}) with blockMemory "host", for a page holds a token of every batch entry, got ${batch}`,
+      );
     const seqLen = expectInteger(where, "seqLen", tensors.seqLen);
     const kvSeqLen = expectInteger(where, "kvSeqLen", tensors.kvSeqLen ?? seqLen);
     const queryStart = expectInteger(where, "queryStart", tensors.queryStart ?? 0, 0);

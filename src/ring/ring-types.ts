@@ -129,7 +129,10 @@ export interface RingAttention {
   /** Spreads a chunk's K/V over the blocks: reserves, encodes and submits. What computes key and value must be submitted. */
   append(blocks: readonly KvBlock[], tensors: RingAppendTensors, options?: RingRunOptions): Promise<void>;
 
-  /** A whole sequence: iterate to run it. Results are complete (submitted) when the iteration ends. */
+  /**
+   * A whole sequence: iterate to run it. Results are complete (submitted) when the iteration ends.
+   * @throws {OptionError} where `blockMemory` is "host" and a page cannot hold one token of every batch entry.
+   */
   run(tensors: RingTensors, options?: RingRunOptions): AsyncIterable<RingStep>;
 
   /**
