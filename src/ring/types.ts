@@ -28,7 +28,10 @@ export interface RingStep {
   queryTokens: number;
   kvTokens: number;
   computeMs: number;
-  /** Time the block took to arrive (0 where blocks stay in GPU memory). */
+  /**
+   * Time the block took to arrive (0 where blocks stay in GPU memory). Blocks in host memory: what the host spends on
+   * `queue.writeBuffer`; the copy on the GPU's side is not seen from here, and counts as computeMs where it is waited for.
+   */
   transferMs: number;
   /** Exposed communication: the part of transferMs in which the GPU had nothing to do. */
   waitMs: number;
