@@ -5,6 +5,7 @@
 import { DestroyedError, OptionError } from "../errors.ts";
 import { allocateAll, type BufferSource, release, viewOf } from "../gpu/buffers.ts";
 import type { CommandTarget } from "../gpu/dispatch.ts";
+import type { MemoryLedger } from "../gpu/ledger.ts";
 import type { TokenPositions } from "../kernels/attention-types.ts";
 import type { TokenCopier } from "../kernels/copy-tokens.ts";
 import { BYTES_PER_ELEMENT, type Dtype } from "../shape.ts";
@@ -18,6 +19,8 @@ export interface KvBlockSettings {
   device: GPUDevice;
   copier: TokenCopier;
   memory: BlockMemory;
+  /** Where the bytes are entered besides the device's own ledger. */
+  ledger?: MemoryLedger;
   /** Needed where `memory` is "host". */
   readback?: Readback;
   /** Tokens per page. */
@@ -146,8 +149,9 @@ export class KvBlock implements RingBlock {
   }
 
   /**
-   * Makes room for `tokens` more, at positions from `firstPosition` on. A host block whose page is too full sends it to the host: commands that read it must have
-   * been submitted. It takes at most one page at a time; {@link append} takes any number.
+   * Makes room for `tokens` more, at positions from `firstPosition` on. A host block whose page is too full sends it to
+   * the host: commands that read it must have been submitted. It takes at most one page at a time; {@link append} takes
+   * any number.
    * @throws {GpuMemoryError}
    * @throws {OptionError} where a host block is asked for more than a page.
    */
@@ -267,7 +271,7 @@ export class KvBlock implements RingBlock {
   }
 
   private async addPages(count: number): Promise<void> {
-    const { device, pageSize } = this.settings;
+    const { device, pageSize, ledger } = this.settings;
     const sizes = { key: this.keyRowBytes, value: this.valueRowBytes, positions: 4 };
     const first = this.filling.length + this.hosted.length;
     const list = Array.from({ length: count }, (_, index) =>
@@ -275,6 +279,7 @@ export class KvBlock implements RingBlock {
         label: `${this.label} page ${first + index} ${name}`,
         byteLength: pageSize * rowBytes,
         owner: this.kvRank,
+        ledger,
       })),
     ).flat();
     const buffers = await allocateAll(device, list);

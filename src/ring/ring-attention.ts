@@ -3,10 +3,11 @@
  * queries and a block of K/V. In each step its queries meet the block that is here, while the next one is on its way;
  * the state (acc, rowMax, rowSum) goes from step to step, so the result is exact attention over the whole sequence.
  */
-import { DestroyedError, DeviceLostError, OptionError, ShapeError } from "../errors.ts";
+import { DestroyedError, OptionError, ShapeError } from "../errors.ts";
 import { describeAdapter } from "../gpu/device.ts";
+import { lossSignal } from "../gpu/device-loss.ts";
 import type { CommandTarget } from "../gpu/dispatch.ts";
-import { ledgerOf, type MemoryUse } from "../gpu/ledger.ts";
+import { MemoryLedger, type MemoryUse } from "../gpu/ledger.ts";
 import { resolveAttention } from "../kernels/attention-options.ts";
 import { createAttentionStepper } from "../kernels/attention-stepper.ts";
 import { createTokenCopier } from "../kernels/copy-tokens.ts";
@@ -188,7 +189,8 @@ export async function createRingAttention(device: GPUDevice, options: RingAttent
     const decodeStates = await createDecodeStates(device, stepper, worldSize, maxDecodeTokens, label);
     made.push(decodeStates);
     const sizes = { worldSize, pageSize, inPlaceSize, maxDecodeTokens };
-    return new Ring({ ...sizes, layout, blockMemory, label, kernels, readback, transport, decodeStates, made });
+    const ledger = options.ledger ?? new MemoryLedger();
+    return new Ring({ ...sizes, layout, blockMemory, label, ledger, kernels, readback, transport, decodeStates, made });
   } catch (error) {
     for (const part of made) part.destroy();
     throw error;
@@ -204,6 +206,7 @@ interface RingParts {
   inPlaceSize: number;
   maxDecodeTokens: number;
   label: string;
+  ledger: MemoryLedger;
   kernels: RingKernels;
   readback: Readback | undefined;
   transport: Transport;
@@ -220,8 +223,9 @@ class Ring implements RingAttention {
   private readonly device: GPUDevice;
   private readonly workspaces: WorkspacePool;
   private readonly pace = newPace();
+  private readonly destroyed = new AbortController();
   /** Aborted, with the reason why, when the ring is destroyed or its device is lost. */
-  private readonly life = new AbortController();
+  private readonly life: AbortSignal;
 
   constructor(private readonly parts: RingParts) {
     ({
@@ -231,11 +235,8 @@ class Ring implements RingAttention {
       pageSize: this.pageSize,
     } = parts);
     this.device = parts.kernels.device;
-    this.workspaces = new WorkspacePool(this.device);
-    const { life } = this;
-    const { label } = parts;
-    // Holds on to nothing but these two: a device outlives many rings.
-    this.device.lost.then(({ message }) => life.abort(new DeviceLostError(`${label}: ${message}`)));
+    this.workspaces = new WorkspacePool(this.device, parts.ledger);
+    this.life = AbortSignal.any([this.destroyed.signal, lossSignal(this.device)]);
   }
 
   shard({ start, count }: TokenSpan): TokenRange[][] {
@@ -247,11 +248,11 @@ class Ring implements RingAttention {
     const { kernels, readback, pageSize, blockMemory } = this.parts;
     const { kvHeads, headDim, valueDim, dtype } = kernels.resolved;
     const { window } = kernels.rule;
-    const settings = { device: this.device, copier: kernels.copier, memory: blockMemory, readback, pageSize, window };
-    return Array.from(
-      { length: this.worldSize },
-      (_, rank) => new KvBlock({ ...settings, kvHeads, headDim, valueDim, dtype }, rank, `${label} rank ${rank}`),
-    );
+    const settings = {
+      ...{ device: this.device, ledger: this.parts.ledger, copier: kernels.copier, memory: blockMemory, readback },
+      ...{ pageSize, window, kvHeads, headDim, valueDim, dtype },
+    };
+    return Array.from({ length: this.worldSize }, (_, rank) => new KvBlock(settings, rank, `${label} rank ${rank}`));
   }
 
   async reserve(blocks: readonly KvBlock[], span: TokenSpan): Promise<void> {
@@ -349,19 +350,17 @@ class Ring implements RingAttention {
       const pass = this.parts.transport.beginPass(this.worldSize, signal);
       await decodeFromPages(this.parts.kernels, states, pass, tensors, signal);
     } finally {
-      this.workspaces.give(workspace, !this.life.signal.aborted);
+      this.workspaces.give(workspace, !this.life.aborted);
     }
   }
 
   memory(): MemoryUse[] {
-    const ledger = ledgerOf(this.device);
-    return Array.from({ length: this.worldSize }, (_, rank) => ledger.of(rank));
+    return Array.from({ length: this.worldSize }, (_, rank) => this.parts.ledger.of(rank));
   }
 
   destroy(): void {
-    // A lost device has aborted it already, and its memory is still to be struck off.
-    if (this.life.signal.reason instanceof DestroyedError) return;
-    this.life.abort(new DestroyedError(`${this.parts.label}: this ring attention was destroyed`));
+    if (this.destroyed.signal.aborted) return;
+    this.destroyed.abort(new DestroyedError(`${this.parts.label}: this ring attention was destroyed`));
     this.workspaces.destroy();
     for (const part of this.parts.made) part.destroy();
   }
@@ -407,16 +406,16 @@ class Ring implements RingAttention {
       for (const shard of shards) shard.encodeFinalize(pacer.encoder);
       yield* pacer.drain();
     } finally {
-      this.workspaces.give(workspace, keepWorkspace && !this.life.signal.aborted);
+      this.workspaces.give(workspace, keepWorkspace && !this.life.aborted);
     }
   }
 
   private signalWith(signal: AbortSignal | undefined): AbortSignal {
-    return signal ? AbortSignal.any([signal, this.life.signal]) : this.life.signal;
+    return signal ? AbortSignal.any([signal, this.life]) : this.life;
   }
 
   private checkUsable(): void {
-    this.life.signal.throwIfAborted();
+    this.life.throwIfAborted();
   }
 
   private checkBlocks(where: string, blocks: readonly KvBlock[]): void {

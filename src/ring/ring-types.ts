@@ -1,7 +1,7 @@
 /** The contract of ring attention: its options, its calls, and what it gives back. */
 import type { BufferSource } from "../gpu/buffers.ts";
 import type { CommandTarget } from "../gpu/dispatch.ts";
-import type { MemoryUse } from "../gpu/ledger.ts";
+import type { MemoryLedger, MemoryUse } from "../gpu/ledger.ts";
 import type { AttentionMask, AttentionOptions } from "../kernels/attention-types.ts";
 import type { KvBlock } from "./kv-block.ts";
 import type { Transport } from "./transport.ts";
@@ -27,6 +27,11 @@ export interface RingAttentionOptions extends Omit<AttentionOptions, "layout" | 
   maxDecodeTokens?: number;
   /** How blocks get from rank to rank. Default: handed over inside this device, from GPU or host memory as `blockMemory` says. */
   transport?: Transport;
+  /**
+   * Where the bytes of each rank are entered under its number, besides the device's ledger: rings that share one are
+   * counted together (a model's layers, say). Default: one of the ring's own.
+   */
+  ledger?: MemoryLedger;
 }
 
 /** K or V in host memory: f32, or the bits of f16 where that is the dtype. */
@@ -151,7 +156,10 @@ export interface RingAttention {
   /** Decode with blocks anywhere: submits by itself; resolves when everything is submitted. */
   decode(tensors: RingAttendTensors, options?: RingRunOptions): Promise<void>;
 
-  /** Bytes on the GPU now and at most so far, per rank: K/V pages, query shards and states. */
+  /**
+   * Bytes on the GPU now and at most so far, per rank: K/V pages, query shards and states of this ring, and of those that
+   * share its {@link RingAttentionOptions.ledger}.
+   */
   memory(): MemoryUse[];
 
   /** Frees the ring's own buffers; runs in progress reject with DestroyedError. Blocks stay the caller's. */

@@ -1,5 +1,6 @@
 /** A pass's own GPU memory (query shards, states, outputs), kept between passes so that a model's layers share it. */
 import { type AllocateOptions, allocateAll, type BufferView, release } from "../gpu/buffers.ts";
+import type { MemoryLedger } from "../gpu/ledger.ts";
 
 /** What a pass asks for. */
 export interface WorkspaceRequest extends AllocateOptions {
@@ -12,7 +13,10 @@ export class Workspace {
   private readonly buffers = new Map<string, GPUBuffer>();
   private isReleased = false;
 
-  constructor(private readonly device: GPUDevice) {}
+  constructor(
+    private readonly device: GPUDevice,
+    private readonly ledger: MemoryLedger,
+  ) {}
 
   /** Takes whatever is missing or too small. @throws {GpuMemoryError} */
   async prepare(requests: readonly WorkspaceRequest[]): Promise<void> {
@@ -22,7 +26,11 @@ export class Workspace {
       this.buffers.delete(key);
     }
     if (missing.length === 0) return;
-    const made = await allocateAll(this.device, missing);
+    const { ledger } = this;
+    const made = await allocateAll(
+      this.device,
+      missing.map((request) => ({ ...request, ledger })),
+    );
     missing.forEach(({ key }, index) => {
       if (this.isReleased) release(made[index]);
       else this.buffers.set(key, made[index]!);
@@ -46,10 +54,14 @@ export class WorkspacePool {
   private spare: Workspace | undefined;
   private readonly taken = new Set<Workspace>();
 
-  constructor(private readonly device: GPUDevice) {}
+  constructor(
+    private readonly device: GPUDevice,
+    /** Where the bytes are entered besides the device's own ledger. */
+    private readonly ledger: MemoryLedger,
+  ) {}
 
   take(): Workspace {
-    const workspace = this.spare ?? new Workspace(this.device);
+    const workspace = this.spare ?? new Workspace(this.device, this.ledger);
     this.spare = undefined;
     this.taken.add(workspace);
     return workspace;

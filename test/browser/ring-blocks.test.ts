@@ -1,7 +1,8 @@
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
-import { DestroyedError, OptionError, ShapeError } from "../../src/errors.ts";
+import { DestroyedError, DeviceLostError, OptionError, ShapeError } from "../../src/errors.ts";
 import { allocate, read, release, upload } from "../../src/gpu/buffers.ts";
 import { requestRingwiseDevice } from "../../src/gpu/device.ts";
+import { lossSignal } from "../../src/gpu/device-loss.ts";
 import { ledgerOf } from "../../src/gpu/ledger.ts";
 import type { KvBlock } from "../../src/ring/kv-block.ts";
 import { createRingAttention } from "../../src/ring/ring-attention.ts";
@@ -306,13 +307,21 @@ describe("steps, stops and mistakes", () => {
     destroy();
   });
 
-  it("a lost device ends runs with DeviceLostError", async () => {
+  it("a lost device ends a ring with the device's one loss signal; destroy() still gives everything back", async () => {
     const other = await requestRingwiseDevice();
     const ring: RingAttention = await createRingAttention(other, ringOptions(c, { worldSize: 2 }));
+    const shared = () => ledgerOf(other).of("shared").bytes;
+    const before = shared();
+    const signal = lossSignal(other);
     other.destroy();
     await other.lost;
-    expect(() => ring.createBlocks()).toThrow(/lost|destroyed/i);
+    await Promise.resolve();
+    expect(signal.reason).toBeInstanceOf(DeviceLostError);
+    expect(() => ring.createBlocks()).toThrow(signal.reason);
     ring.destroy();
+    ring.destroy();
+    expect(shared()).toBeLessThan(before);
+    expect(() => ring.createBlocks()).toThrow(DeviceLostError);
   });
 
   it("names what does not fit", async () => {
