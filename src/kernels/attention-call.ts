@@ -116,7 +116,11 @@ export function describeCall(
     isWanted ? bindTensor(device, where, source, { name, shape, bytesPerElement: 4 }) : undefined;
   const queryPositions = bindPositions(device, where, "queryPositions", tensors.queryPositions, batch, seqLen);
   const kvPositions = bindPositions(device, where, "kvPositions", tensors.kvPositions, batch, kvLen);
-  const mask = resolved.mask === "none" ? undefined : bindMask(device, where, tensors.mask, resolved, batch);
+  const queries = { tokens: seqLen, positions: tensors.queryPositions };
+  // A step meets one block of the keys, and its mask may hold the columns of all of them.
+  const keys = tensors.output && { tokens: kvLen, positions: tensors.kvPositions };
+  const mask =
+    resolved.mask === "none" ? undefined : bindMask(device, where, tensors.mask, resolved, { batch, queries, keys });
   const querySegments = list("querySegments", tensors.querySegments, resolved.hasSegments, [batch, seqLen]);
   const kvSegments = list("kvSegments", tensors.kvSegments, resolved.hasSegments, [batch, kvLen]);
   const lengths = list("kvLengths", tensors.kvLengths, resolved.hasKvLengths, [batch]);

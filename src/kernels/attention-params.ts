@@ -171,21 +171,69 @@ export function bindPositions(
   return { listed: positions.perBatch ? 2 : 1, start: 0, step: 1, list };
 }
 
+/** The tokens that a mask's rows or columns belong to. */
+export interface MaskAxis {
+  /** How many tokens the call has. */
+  tokens: number;
+  positions: TokenPositions | undefined;
+}
+
+/** First and last position of an axis, or undefined where only the GPU knows them. */
+function spanOf({ tokens, positions }: MaskAxis): { first: number; last: number } | undefined {
+  if (positions && "positions" in positions) {
+    const { min, max } = positions;
+    return min === undefined || max === undefined ? undefined : { first: min, last: max };
+  }
+  const first = positions?.start ?? 0;
+  return { first, last: first + (tokens - 1) * (positions?.stride ?? 1) };
+}
+
+/**
+ * How many rows the mask must have, in words, or undefined where it has them. A mask that begins at the first query has
+ * one per position up to the last query; one with a queryOrigin of its own may reach further on both sides.
+ */
+function missingRows(rows: number, queries: MaskAxis, queryOrigin: number | undefined): string | undefined {
+  if (rows === 1) return undefined;
+  const span = spanOf(queries);
+  if (!span) return rows < queries.tokens && queryOrigin === undefined ? `T at least ${queries.tokens}` : undefined;
+  const origin = queryOrigin ?? span.first;
+  const needed = span.last - origin + 1;
+  if (queryOrigin === undefined) return rows === needed ? undefined : `T ${needed}`;
+  if (origin > span.first) return `T that begins at position ${span.first} or before (queryOrigin)`;
+  return rows >= needed ? undefined : `T at least ${needed} (from queryOrigin ${origin} to position ${span.last})`;
+}
+
+/** What a mask must fit, for {@link bindMask}. */
+export interface MaskExpectation {
+  batch: number;
+  queries: MaskAxis;
+  /** The keys, where the call meets all of them: a mask's last axis may be shorter (the rest is hidden), not longer. */
+  keys?: MaskAxis;
+}
+
 /** The mask's fields and binding. Broadcast axes get stride 0. @throws {ShapeError} */
 export function bindMask(
   device: GPUDevice,
   where: string,
   mask: AttentionMask | undefined,
   resolved: ResolvedAttention,
-  batch: number,
+  { batch, queries, keys }: MaskExpectation,
 ): { fields: AttentionFields; binding: GPUBufferBinding } {
   if (!mask) throw new ShapeError(`${where}: expected a mask (mask: "${resolved.mask}"), got ${mask}`);
   const { shape } = mask;
-  const expected = `[T, S], [H, T, S] or [B, H, T, S] with H ${resolved.heads}, B ${batch}, or 1 where broadcast`;
   const [maskBatch, maskHeads, rows, columns] = [1, 1, 1, 1, ...shape].slice(-4) as [number, number, number, number];
   const fits = (axis: number, size: number) => axis === 1 || axis === size;
-  if (shape.length < 2 || shape.length > 4 || !fits(maskBatch, batch) || !fits(maskHeads, resolved.heads))
+  const refuse = (sizes: string) => {
+    const expected = `[T, S], [H, T, S] or [B, H, T, S] with ${sizes}, or 1 where broadcast`;
     throw new ShapeError(`${where}: expected mask of shape ${expected}, got ${formatShape(shape)}`);
+  };
+  if (shape.length < 2 || shape.length > 4 || !fits(maskBatch, batch) || !fits(maskHeads, resolved.heads))
+    refuse(`H ${resolved.heads}, B ${batch}`);
+  const missing = missingRows(rows, queries, mask.queryOrigin);
+  if (missing) refuse(missing);
+  const kvSpan = keys && spanOf(keys);
+  const mostColumns = kvSpan ? kvSpan.last - (mask.kvOrigin ?? 0) + 1 : Number.POSITIVE_INFINITY;
+  if (columns > 1 && columns > mostColumns) refuse(`S at most ${mostColumns}`);
   const bytesPerElement = resolved.mask === "additive" ? 4 : 1;
   const bound = bindTensor(device, where, mask.buffer, { name: "mask", shape, bytesPerElement });
   const broadcast = 0xffffffff;

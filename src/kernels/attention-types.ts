@@ -73,7 +73,10 @@ export type TokenPositions =
 /** A mask's buffer and shape. Rows and columns are counted from `queryOrigin` and `kvOrigin` in global positions. */
 export interface AttentionMask {
   buffer: BufferSource;
-  /** `[T, S]`, `[H, T, S]` or `[B, H, T, S]`; an axis of 1 is broadcast. Additive: f32. Boolean: one byte each. */
+  /**
+   * `[T, S]`, `[H, T, S]` or `[B, H, T, S]`; an axis of 1 is broadcast. Additive: f32. Boolean: one byte each. The last axis
+   * may be shorter than the keys: those past it are hidden, as in ONNX Attention. With a `queryOrigin` T may be longer.
+   */
   shape: readonly number[];
   /** Global position of the mask's first row. Default: position of the first query. */
   queryOrigin?: number;

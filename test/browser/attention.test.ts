@@ -112,4 +112,33 @@ describe("what is refused, at once and by name", () => {
     expect(encode({})).toThrow("Attention.encode: this attention was destroyed");
     gpu.destroy();
   });
+
+  it("a mask whose rows or columns are not those of the call, but not one that is shorter in keys", async () => {
+    const c = named("mask-additive");
+    const gpu = await uploadCase(device, c, makeInputs(c));
+    const attention = await createAttention(device, optionsOf(c));
+    const { tensors } = gpu;
+    const withMask = (shape: number[], rest: object = {}) => {
+      const mask = { ...tensors.mask!, shape, ...rest };
+      return () => attention.encode(device.createCommandEncoder(), { ...tensors, mask });
+    };
+    const form = "Attention.encode: expected mask of shape [T, S], [H, T, S] or [B, H, T, S] with";
+    expect(withMask([3, 4])).toThrow(`${form} T 28, or 1 where broadcast, got [3, 4]`);
+    expect(withMask([29, 4])).toThrow(`${form} T 28, or 1 where broadcast, got [29, 4]`);
+    expect(withMask([28, 37])).toThrow(`${form} S at most 36, or 1 where broadcast, got [28, 37]`);
+    expect(withMask([3, 28, 4])).toThrow(`${form} H 4, B 2, or 1 where broadcast, got [3, 28, 4]`);
+    expect(withMask([28, 4], { queryOrigin: 2 })).toThrow(`${form} T that begins at position 0 or before`);
+    expect(withMask([20, 4], { queryOrigin: 0 })).toThrow(`${form} T at least 28 (from queryOrigin 0 to position 27)`);
+    for (const shape of [
+      [28, 36],
+      [28, 4],
+      [1, 36],
+      [28, 1],
+      [1, 1],
+    ])
+      expect(withMask(shape)).not.toThrow();
+    expect(withMask([30, 4], { queryOrigin: 0 })).not.toThrow();
+    attention.destroy();
+    gpu.destroy();
+  });
 });
