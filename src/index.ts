@@ -15,13 +15,19 @@ export {
 export { type AdapterDescription, type DeviceOptions, describeAdapter, requestRingwiseDevice } from "./gpu/device.ts";
 export type { CommandTarget } from "./gpu/dispatch.ts";
 export { ledgerOf, type MemoryLedger, type MemoryUse, SHARED } from "./gpu/ledger.ts";
-export { type Attention, createAttention } from "./kernels/attention.ts";
-export { type AttentionStepper, createAttentionStepper } from "./kernels/attention-stepper.ts";
+export { type Attention, type AttentionLimits, createAttention } from "./kernels/attention.ts";
+export type { FinalizeTensors, MergeTensors } from "./kernels/attention-merge.ts";
+export {
+  type AttentionStepper,
+  type AttentionStepperLimits,
+  createAttentionStepper,
+} from "./kernels/attention-stepper.ts";
 export type {
   AttentionDesign,
   AttentionKind,
   AttentionMask,
   AttentionOptions,
+  AttentionPast,
   AttentionStepTensors,
   AttentionTensors,
   TokenPositions,
@@ -52,9 +58,11 @@ export { type NeedleText, type NeedleTextOptions, needleText } from "./model/nee
 export { PRESET_NAMES, type PresetName } from "./model/presets.ts";
 export { sourceFromDrop } from "./model/sources.ts";
 export type * from "./model/types.ts";
-export type { KvBlock } from "./ring/kv-block.ts";
+export type { KvAppendTensors, KvBlock } from "./ring/kv-block.ts";
+export type { GpuPage, HostPage, HostRows, KvPage, RingBlock } from "./ring/kv-page.ts";
 export { createRingAttention } from "./ring/ring-attention.ts";
 export type * from "./ring/ring-types.ts";
+export { type ShardOptions, shardTokens } from "./ring/shard.ts";
 export type { ArrivedPage, Transport, TransportPass } from "./ring/transport.ts";
 export type * from "./ring/types.ts";
 export type { AttentionLayout, Dtype, WeightDtype } from "./shape.ts";
