@@ -5,6 +5,7 @@
  */
 import { allocateAll, type BufferView, release } from "../gpu/buffers.ts";
 import type { CommandTarget } from "../gpu/dispatch.ts";
+import { MemoryLedger } from "../gpu/ledger.ts";
 import { type Attention, createAttention } from "../kernels/attention.ts";
 import type { AttentionKind, AttentionOptions } from "../kernels/attention-types.ts";
 import { createTokenCopier, type TokenCopier } from "../kernels/copy-tokens.ts";
@@ -59,6 +60,8 @@ export interface KvCache {
 /** Compiled attention for a model's layers: one variant for full and one for sliding layers. */
 export interface LayerAttention {
   readonly ring: Readonly<Required<RingOptions>>;
+  /** Bytes of the model's ranks, by number. */
+  readonly ledger: MemoryLedger;
   /** A cache for one run of at most `maxTokens` tokens. */
   createCache(maxTokens: number): Promise<KvCache>;
   destroy(): void;
@@ -101,10 +104,11 @@ export async function createLayerAttention(
 ): Promise<LayerAttention> {
   if (ring.attention !== "ring") return createSingle(device, config, ring, ring.attention);
   const { worldSize, layout, blockMemory } = ring;
+  const ledger = new MemoryLedger();
   const { layers, destroy } = await perLayer(config, (options) =>
-    createRingAttention(device, { ...options, worldSize, layout, blockMemory }),
+    createRingAttention(device, { ...options, worldSize, layout, blockMemory, ledger }),
   );
-  return { ring, createCache: async () => new RingCache(layers), destroy };
+  return { ring, ledger, createCache: async () => new RingCache(layers), destroy };
 }
 
 /** The cache on a ring. */
@@ -167,15 +171,17 @@ async function createSingle(
   const { layers, destroy } = await perLayer(config, (options) => createAttention(device, { ...options, kind }));
   const copier = await createTokenCopier(device, "f32");
   const rowWidth = config.kvHeads * config.headDim;
+  const ledger = new MemoryLedger();
   return {
     ring,
+    ledger,
     destroy,
     async createCache(maxTokens) {
       const byteLength = maxTokens * rowWidth * 4;
       const buffers = await allocateAll(
         device,
         layers.flatMap((_, layer) =>
-          ["keys", "values"].map((name) => ({ label: `layer ${layer} ${name}`, byteLength, owner: 0 })),
+          ["keys", "values"].map((name) => ({ label: `layer ${layer} ${name}`, byteLength, owner: 0, ledger })),
         ),
       );
       return new SingleCache(device, layers, buffers, copier, rowWidth);

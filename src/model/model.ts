@@ -81,7 +81,7 @@ export class LoadedModel implements Model {
     const context = this.context();
     const runOptions = checkRunOptions(options, context);
     checkPrompt(prompt, context);
-    const recorder = new StatisticsRecorder(this.parts.device, this.ring);
+    const recorder = new StatisticsRecorder(this.parts.device, this.ring, this.attention.ledger);
     const iterator = this.exclusiveRun(recorder, options.signal, (signal) =>
       run(this.context(), prompt, runOptions, recorder, signal),
     );
@@ -106,7 +106,7 @@ export class LoadedModel implements Model {
     this.ended.throwIfAborted();
     const runOptions = checkRunOptions(options, this.context());
     checkPrompt(prompt, this.context());
-    const recorder = new StatisticsRecorder(this.parts.device, this.ring);
+    const recorder = new StatisticsRecorder(this.parts.device, this.ring, this.attention.ledger);
     const run = this.exclusiveRun(recorder, options.signal, (signal) =>
       runLogits(this.context(), prompt, runOptions, recorder, signal),
     );

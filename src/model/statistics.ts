@@ -1,5 +1,5 @@
 /** The figures of a run, kept while it goes: rates, time to first token, each rank's share, memory. */
-import { ledgerOf } from "../gpu/ledger.ts";
+import { ledgerOf, type MemoryLedger } from "../gpu/ledger.ts";
 import type { RingStep } from "../ring/types.ts";
 import type { GenerateStatistics, RankStatistics, RingOptions } from "./types.ts";
 
@@ -50,6 +50,8 @@ export class StatisticsRecorder {
   constructor(
     private readonly device: GPUDevice,
     ring: Required<RingOptions>,
+    /** Bytes of the model's ranks: the device's own ledger knows the ranks of every model on it, all as one. */
+    private readonly ledger: MemoryLedger,
   ) {
     const { worldSize, layout, blockMemory } = ring;
     const ranks = Array.from(
@@ -77,10 +79,11 @@ export class StatisticsRecorder {
     };
   }
 
-  /** The run begins: peaks of the device's ledger start anew. */
+  /** The run begins: peaks start anew, those of the device's ledger too. */
   start(): void {
     this.startMs = performance.now();
     ledgerOf(this.device).resetPeaks();
+    this.ledger.resetPeaks();
   }
 
   /** Ring steps of prefill. */
@@ -117,11 +120,10 @@ export class StatisticsRecorder {
 
   /** Memory and what each rank holds, as of now. Called before the KV cache is released. */
   memory(kvTokens: readonly number[]): void {
-    const ledger = ledgerOf(this.device);
-    this.statistics.peakGpuBytes = ledger.total.peakBytes;
+    this.statistics.peakGpuBytes = ledgerOf(this.device).total.peakBytes;
     this.statistics.exposedShare = this.prefillMs > 0 ? Math.min(1, this.waitMs / this.prefillMs) : 0;
     for (const rank of this.statistics.ring.ranks) {
-      const use = ledger.of(rank.rank);
+      const use = this.ledger.of(rank.rank);
       rank.kvTokens = kvTokens[rank.rank] ?? 0;
       rank.gpuBytes = use.bytes;
       rank.peakGpuBytes = use.peakBytes;

@@ -44,7 +44,10 @@ export interface LoadOptions {
   signal?: AbortSignal;
   /** Hugging Face access token. */
   token?: string;
-  /** Type that weights are kept in on the GPU. Default "auto": as stored. */
+  /**
+   * Type that weights are kept in on the GPU. Default "auto": as stored; what one kernel reads together (a matrix and its
+   * bias, the matrices of an MLP) and is stored in different types is kept as f32, which holds all of them exactly.
+   */
   weightDtype?: "auto" | "f32" | "f16" | "bf16";
   /** Tokens per chunk through the MLP. Default 512. */
   mlpChunkSize?: number;
@@ -91,7 +94,9 @@ export interface RankStatistics {
   computeMs: number;
   transferMs: number;
   waitMs: number;
+  /** Bytes on the GPU of this model's rank: K/V, query shards and states. */
   gpuBytes: number;
+  /** At most since the run began. */
   peakGpuBytes: number;
 }
 
@@ -105,6 +110,7 @@ export interface GenerateStatistics {
   timeToFirstTokenMs: number;
   /** Exposed communication as a share of prefill time, 0 to 1. */
   exposedShare: number;
+  /** Of everything that Ringwise holds on the device, other models too, since the run began (its ledger's peaks start anew). */
   peakGpuBytes: number;
   stopReason: "maxNewTokens" | "stopId" | "aborted";
   ring: { worldSize: number; layout: RingLayout; blockMemory: BlockMemory; ranks: RankStatistics[] };
