@@ -3,7 +3,6 @@
  * output projection and residual, RMSNorm, chunked MLP and residual. Everything here encodes; attention stands between
  * the two halves, because on a ring it submits by itself.
  */
-import { UnsupportedModelError } from "../errors.ts";
 import { allocateAll, type BufferView, release } from "../gpu/buffers.ts";
 import type { CommandTarget } from "../gpu/dispatch.ts";
 import { createEmbed, type Embed } from "../kernels/embed.ts";
@@ -49,7 +48,7 @@ interface DtypeKernels {
   norm: RmsNorm;
 }
 
-/** A weight with the kernels that read its type, and its bias where it has one. */
+/** A weight with the kernel that reads its type, and its bias, of the same type, where it has one. */
 interface Linear {
   weight: WeightTensor;
   bias: WeightTensor | undefined;
@@ -83,6 +82,7 @@ interface Destroyable {
 
 /**
  * Compiles the kernels for a model and takes over its weights.
+ * @param weights A matrix and its bias share a type, and so do an MLP's matrices.
  * @throws {ShaderCompileError | GpuMemoryError} After an abort: `signal.reason`, once the compile in progress has ended.
  */
 export async function createDecoder(
@@ -299,14 +299,12 @@ export class Decoder {
   private linear(name: string): Linear {
     const weight = this.weights.get(`${name}.weight`)!;
     const bias = this.weights.get(`${name}.bias`);
-    if (bias) this.expectSameDtype(`${name}.bias`, bias, weight);
     const kernels = this.kernels.byDtype.get(weight.dtype)!;
     return { weight, bias, kernel: bias ? kernels.matmulBias! : kernels.matmul };
   }
 
   private layer(name: string): Layer {
     const [gate, up, down] = ["gate", "up", "down"].map((part) => this.linear(`${name}mlp.${part}_proj`));
-    for (const part of [up!, down!]) this.expectSameDtype(`${name}mlp`, part.weight, gate!.weight);
     return {
       inputNorm: this.norm(`${name}input_layernorm.weight`)!,
       query: this.linear(`${name}self_attn.q_proj`),
@@ -321,12 +319,5 @@ export class Decoder {
       down: down!,
       mlp: this.kernels.mlps.get(gate!.weight.dtype)!,
     };
-  }
-
-  private expectSameDtype(name: string, got: WeightTensor, expected: WeightTensor): void {
-    if (got.dtype === expected.dtype) return;
-    throw new UnsupportedModelError(
-      `loadModel: expected the tensors of ${name} to have one type, got ${got.dtype} beside ${expected.dtype}: load with weightDtype "f32", "f16" or "bf16"`,
-    );
   }
 }

@@ -8,6 +8,7 @@ import { convertElements } from "./convert.ts";
 import { matchTensors, readTensorList, type StoredTensor } from "./safetensors.ts";
 import { storedByteLength, streamTensors } from "./tensor-stream.ts";
 import type { LoadOptions, LoadProgress, ModelFiles } from "./types.ts";
+import { weightDtypes } from "./weight-dtypes.ts";
 
 /** A tensor on the GPU. Matrices are `[out, in]`, rows end to end. */
 export interface WeightTensor {
@@ -24,7 +25,7 @@ export type Weights = Map<string, WeightTensor>;
 export interface LoadWeightsOptions {
   onProgress?: (progress: LoadProgress) => void;
   signal?: AbortSignal;
-  /** Type on the GPU; "auto" (the default) keeps each tensor as it is stored. */
+  /** Type on the GPU; default "auto": see {@link weightDtypes}. */
   weightDtype?: LoadOptions["weightDtype"];
   /** Bytes of one read from the files. Default 8 MiB. */
   readByteLength?: number;
@@ -103,13 +104,14 @@ export async function loadWeights(
   signal?.throwIfAborted();
   const tensors = matchTensors(config, await readTensorList(files, signal));
   const totalBytes = tensors.reduce((sum, tensor) => sum + storedByteLength(tensor), 0);
+  const dtypes = weightDtypes(tensors, weightDtype);
   let loadedBytes = 0;
   const report = (tensor: StoredTensor) =>
     onProgress?.({ phase: "weights", message: `Loading weights: ${tensor.name}`, loadedBytes, totalBytes });
   return fill(device, async (weights, flush) => {
     const pieces = streamTensors(files, tensors, { signal, readByteLength: options.readByteLength });
     for await (const { tensor, byteOffset, bytes } of pieces) {
-      const dtype = weightDtype === "auto" ? tensor.dtype : weightDtype;
+      const dtype = dtypes.get(tensor.name)!;
       if (byteOffset === 0) {
         weights.set(tensor.name, await allocateWeight(device, tensor.name, tensor.shape, dtype));
         signal?.throwIfAborted();

@@ -63,6 +63,14 @@ const models: [name: string, model: () => RandomModel, ring: RingOptions][] = [
   ],
   ["llama, bf16 weights", () => randomModel("bf16", {}, { dtype: "BF16" }), { worldSize: 3 }],
   [
+    "qwen2, F32 biases and up_proj beside BF16 weights",
+    () => {
+      const isWide = (name: string) => name.endsWith(".bias") || name.includes("layers.1.mlp.up_proj");
+      return randomModel("mixed", qwen2, { dtype: (name) => (isWide(name) ? "F32" : "BF16") });
+    },
+    { worldSize: 2 },
+  ],
+  [
     "llama, odd sizes",
     () =>
       randomModel("odd", {

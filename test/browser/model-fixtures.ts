@@ -114,6 +114,8 @@ function bf16Bits(value: number): number {
   return ((bits + 0x7fff + ((bits >>> 16) & 1)) >>> 16) & 0xffff;
 }
 
+type StoredDtype = "F32" | "BF16";
+
 /** A model with random weights: its files, and the same weights for the oracle. */
 export interface RandomModel {
   config: ReferenceConfig;
@@ -145,7 +147,8 @@ export function randomModel(
   changes: Readonly<Record<string, unknown>> = {},
   options: {
     seed?: number;
-    dtype?: "F32" | "BF16";
+    /** Of all tensors, or tensor by tensor. Default F32. */
+    dtype?: StoredDtype | ((name: string) => StoredDtype);
     /** Puts a value first into a tensor. */
     corrupt?: { name: string; value: number };
     chatTemplate?: string;
@@ -156,7 +159,7 @@ export function randomModel(
   const config = { ...tiny, ...changes };
   const random = seededRandom(options.seed ?? 1);
   const normal = () => Math.sqrt(-2 * Math.log(1 - random())) * Math.cos(2 * Math.PI * random());
-  const isBf16 = options.dtype === "BF16";
+  const { dtype: dtypeOf = "F32" } = options;
   const header: Record<string, unknown> = {};
   const weights = new Map<string, Float32Array>();
   const data: Uint8Array[] = [];
@@ -168,14 +171,15 @@ export function randomModel(
     let values = Float32Array.from({ length: count }, () => (isNorm ? 1 : 0) + spread * normal());
     if (options.corrupt?.name === tensor) values[0] = options.corrupt.value;
     let bytes = new Uint8Array(values.buffer);
-    if (isBf16) {
+    const dtype = typeof dtypeOf === "string" ? dtypeOf : dtypeOf(tensor);
+    if (dtype === "BF16") {
       const bits = Uint16Array.from(values, bf16Bits);
       bytes = new Uint8Array(bits.buffer);
       values = new Float32Array(Uint32Array.from(bits, (half) => half << 16).buffer);
     }
     weights.set(tensor, values);
     const end = position + bytes.byteLength;
-    header[tensor] = { dtype: options.dtype ?? "F32", shape, data_offsets: [position, end] };
+    header[tensor] = { dtype, shape, data_offsets: [position, end] };
     data.push(bytes);
     position = end;
   }

@@ -18,6 +18,7 @@ import { findDuplicateKey } from "../../src/model/duplicate-keys.ts";
 import { presetConfig, randomTensor, randomWeights } from "../../src/model/presets.ts";
 import { INDEX_FILE, readTensorList, SINGLE_FILE } from "../../src/model/safetensors.ts";
 import { streamTensors } from "../../src/model/tensor-stream.ts";
+import { weightDtypes } from "../../src/model/weight-dtypes.ts";
 import { loadWeights, releaseWeights } from "../../src/model/weights.ts";
 import { BYTES_PER_ELEMENT, elementCount } from "../../src/shape.ts";
 import { type FakeBuffer, fakeDevice, memoryFiles, packTensors, safetensorsFile } from "./model-files.ts";
@@ -297,10 +298,13 @@ describe("onto the GPU", () => {
       onProgress: ({ loadedBytes, totalBytes }) => seen.push(loadedBytes / totalBytes),
     });
     expect([...weights.keys()].sort()).toEqual(made.map(({ name }) => name).sort());
-    for (const { name, shape, values, dtype } of made) {
+    const stored = made.map(({ name, dtype }) => ({ name, dtype: dtype === "F32" ? "f32" : "bf16" }) as const);
+    const dtypes = weightDtypes(stored, weightDtype);
+    expect(new Set(dtypes.values())).toEqual(new Set(weightDtype === "auto" ? ["f32", "bf16"] : [weightDtype]));
+    for (const { name, shape, values } of made) {
       const weight = weights.get(name)!;
       expect(weight.shape).toEqual(shape);
-      expect(weight.dtype).toBe(weightDtype === "auto" ? (dtype === "F32" ? "f32" : "bf16") : weightDtype);
+      expect(weight.dtype).toBe(dtypes.get(name));
       const byteLength = elementCount(shape) * BYTES_PER_ELEMENT[weight.dtype];
       const wide = convertElements(name, bytesOf(weight.buffer).slice(0, byteLength), weight.dtype, "f32");
       expect([...new Float32Array(wide.buffer)]).toEqual([...values]);
@@ -309,6 +313,24 @@ describe("onto the GPU", () => {
     expect(seen.every((share, i) => i === 0 || share >= seen[i - 1]!)).toBe(true);
     releaseWeights(weights);
     expect(heldBytes(device)).toBe(0);
+  });
+
+  test("what one kernel reads together shares a type that holds all of it exactly", () => {
+    const stored = {
+      "model.layers.0.self_attn.q_proj.weight": "bf16",
+      "model.layers.0.self_attn.q_proj.bias": "f32",
+      "model.layers.0.self_attn.k_proj.weight": "bf16",
+      "model.layers.0.mlp.gate_proj.weight": "bf16",
+      "model.layers.0.mlp.up_proj.weight": "f16",
+      "model.layers.0.mlp.down_proj.bias": "bf16",
+      "model.layers.1.mlp.gate_proj.weight": "f16",
+      "model.layers.1.mlp.up_proj.weight": "f16",
+      "model.norm.weight": "f32",
+    } as const;
+    const list = Object.entries(stored).map(([name, dtype]) => ({ name, dtype }));
+    const got = weightDtypes(list, "auto");
+    expect([...got.values()]).toEqual(["f32", "f32", "bf16", "f32", "f32", "f32", "f16", "f16", "f32"]);
+    expect(new Set(weightDtypes(list, "bf16").values())).toEqual(new Set(["bf16"]));
   });
 
   test("missing, extra and misshapen tensors are named before a buffer is made; harmless extras pass", async () => {
