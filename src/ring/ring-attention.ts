@@ -9,6 +9,7 @@ import { lossSignal } from "../gpu/device-loss.ts";
 import type { CommandTarget } from "../gpu/dispatch.ts";
 import { MemoryLedger, type MemoryUse } from "../gpu/ledger.ts";
 import { resolveAttention } from "../kernels/attention-options.ts";
+import { bindMask } from "../kernels/attention-params.ts";
 import { createAttentionStepper } from "../kernels/attention-stepper.ts";
 import { createTokenCopier } from "../kernels/copy-tokens.ts";
 import { expectInteger, expectOneOf } from "../shape.ts";
@@ -306,6 +307,13 @@ class Ring implements RingAttention {
     for (const name of ["querySegments", "kvSegments"] as const)
       if (resolved.hasSegments !== (tensors[name] !== undefined))
         throw new ShapeError(`${where}: hasSegments is ${resolved.hasSegments}, got ${name} ${typeof tensors[name]}`);
+    if (resolved.mask !== "none") {
+      // Told here, before any work, and not by the first shard that meets it.
+      const mask = tensors.mask && { ...tensors.mask, kvOrigin: tensors.mask.kvOrigin ?? kvStart };
+      const queries = { tokens: seqLen, positions: { start: queryStart } };
+      const keys = { tokens: kvSeqLen, positions: { start: kvStart } };
+      bindMask(this.device, where, mask, resolved, { batch, queries, keys });
+    }
     if (tensors.querySegments) expectBytes(where, "querySegments", tensors.querySegments, batch * seqLen * 4);
     if (tensors.kvSegments) expectBytes(where, "kvSegments", tensors.kvSegments, batch * kvSeqLen * 4);
     const queries = { ...tensors, batch, seqLen, firstPosition: queryStart, kvStart };

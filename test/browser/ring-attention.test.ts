@@ -1,6 +1,8 @@
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
+import { ShapeError } from "../../src/errors.ts";
 import { allocate, release } from "../../src/gpu/buffers.ts";
 import { requestRingwiseDevice } from "../../src/gpu/device.ts";
+import { ledgerOf } from "../../src/gpu/ledger.ts";
 import { createAttentionStepper } from "../../src/kernels/attention-stepper.ts";
 import { createRingAttention } from "../../src/ring/ring-attention.ts";
 import type { RingAttentionOptions, RingTensors } from "../../src/ring/ring-types.ts";
@@ -112,6 +114,27 @@ describe("ring attention over a whole sequence equals the oracle", () => {
       gpu.destroy();
     }
     ring.destroy();
+  });
+
+  it("a mask that does not cover the sequence is refused before any work", async () => {
+    const c = CASES.find(({ mask }) => mask === "additive")!;
+    const inputs = makeInputs(c);
+    const ring = await createRingAttention(device, ringOptions(c, { worldSize: 2 }));
+    const gpu = await uploadCase(device, c, inputs);
+    const tensors = ringTensors(c, gpu, inputs, "gpu");
+    const before = ledgerOf(device).total;
+    for (const [shape, sizes] of [
+      [[3, 36], "T 28"],
+      [[28, 37], "S at most 36"],
+    ] as const)
+      await expect(collect(ring.run({ ...tensors, mask: { ...tensors.mask!, shape } }))).rejects.toThrow(
+        new ShapeError(
+          `RingAttention.run: expected mask of shape [T, S], [H, T, S] or [B, H, T, S] with ${sizes}, or 1 where broadcast, got [${shape.join(", ")}]`,
+        ),
+      );
+    expect(ledgerOf(device).total).toEqual(before);
+    ring.destroy();
+    gpu.destroy();
   });
 
   const long = { ...CAUSAL, name: "long", seqLen: 1201, kvSeqLen: 1201 };
