@@ -46,7 +46,8 @@ export interface LoadOptions {
   token?: string;
   /**
    * Type that weights are kept in on the GPU. Default "auto": as stored; what one kernel reads together (a matrix and its
-   * bias, the matrices of an MLP) and is stored in different types is kept as f32, which holds all of them exactly.
+   * bias, the matrices of an MLP) and is stored in different types is kept as f32, which holds all of them exactly; and so is f16 on CPU adapters
+   * (SwiftShader, lavapipe), where reading it halves the speed ("f16" keeps it, for half the memory).
    */
   weightDtype?: "auto" | "f32" | "f16" | "bf16";
   /** Tokens per chunk through the MLP. Default 512. */

@@ -1,6 +1,7 @@
 /** Weights onto the GPU: one tensor at a time, piece by piece, so that a model is never in memory twice. */
 import { OptionError } from "../errors.ts";
 import { allocate, release, write } from "../gpu/buffers.ts";
+import { describeAdapter } from "../gpu/device.ts";
 import { lossSignal } from "../gpu/device-loss.ts";
 import { BYTES_PER_ELEMENT, elementCount, expectOneOf, type WeightDtype } from "../shape.ts";
 import type { ModelConfig } from "./config.ts";
@@ -104,7 +105,7 @@ export async function loadWeights(
   signal?.throwIfAborted();
   const tensors = matchTensors(config, await readTensorList(files, signal));
   const totalBytes = tensors.reduce((sum, tensor) => sum + storedByteLength(tensor), 0);
-  const dtypes = weightDtypes(tensors, weightDtype);
+  const dtypes = weightDtypes(tensors, weightDtype, describeAdapter(device));
   let loadedBytes = 0;
   const report = (tensor: StoredTensor) =>
     onProgress?.({ phase: "weights", message: `Loading weights: ${tensor.name}`, loadedBytes, totalBytes });

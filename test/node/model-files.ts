@@ -60,10 +60,12 @@ export interface FakeBuffer {
 }
 
 /** A device whose buffers are memory; writes are held to WebGPU's rules. */
-export function fakeDevice(options: { maxBufferSize?: number } = {}) {
+export function fakeDevice(options: { maxBufferSize?: number; isFallbackAdapter?: boolean } = {}) {
   const buffers: FakeBuffer[] = [];
   let lose: (info: { reason: string; message: string }) => void = () => {};
   const device = {
+    adapterInfo: { isFallbackAdapter: options.isFallbackAdapter ?? false },
+    features: new Set<string>(),
     limits: { maxBufferSize: options.maxBufferSize ?? 2 ** 30 },
     lost: new Promise((resolve) => {
       lose = resolve;

@@ -299,7 +299,7 @@ describe("onto the GPU", () => {
     });
     expect([...weights.keys()].sort()).toEqual(made.map(({ name }) => name).sort());
     const stored = made.map(({ name, dtype }) => ({ name, dtype: dtype === "F32" ? "f32" : "bf16" }) as const);
-    const dtypes = weightDtypes(stored, weightDtype);
+    const dtypes = weightDtypes(stored, weightDtype, { isCpu: false });
     expect(new Set(dtypes.values())).toEqual(new Set(weightDtype === "auto" ? ["f32", "bf16"] : [weightDtype]));
     for (const { name, shape, values } of made) {
       const weight = weights.get(name)!;
@@ -328,9 +328,28 @@ describe("onto the GPU", () => {
       "model.norm.weight": "f32",
     } as const;
     const list = Object.entries(stored).map(([name, dtype]) => ({ name, dtype }));
-    const got = weightDtypes(list, "auto");
+    const got = weightDtypes(list, "auto", { isCpu: false });
     expect([...got.values()]).toEqual(["f32", "f32", "bf16", "f32", "f32", "f32", "f16", "f16", "f32"]);
-    expect(new Set(weightDtypes(list, "bf16").values())).toEqual(new Set(["bf16"]));
+    expect(new Set(weightDtypes(list, "bf16", { isCpu: true }).values())).toEqual(new Set(["bf16"]));
+  });
+
+  test("f16 is widened to f32 on CPU adapters, exactly, and kept where it is asked for", async () => {
+    const narrow = made.map((one) => {
+      const f32 = new Uint8Array(one.values.buffer as ArrayBuffer);
+      return { ...one, dtype: "F16", bytes: convertElements(one.name, f32, "f32", "f16") };
+    });
+    for (const isFallbackAdapter of [true, false])
+      for (const weightDtype of ["auto", "f16"] as const) {
+        const { device } = fakeDevice({ isFallbackAdapter });
+        const weights = await loadWeights(device, filesOf(narrow), config, { weightDtype });
+        const isWidened = isFallbackAdapter && weightDtype === "auto";
+        for (const { name, values, bytes } of narrow) {
+          const { dtype, buffer } = weights.get(name)!;
+          expect(dtype).toBe(isWidened ? "f32" : "f16");
+          const expected = isWidened ? new Uint8Array(values.buffer) : bytes;
+          expect(Buffer.compare(bytesOf(buffer).subarray(0, expected.byteLength), expected)).toBe(0);
+        }
+      }
   });
 
   test("missing, extra and misshapen tensors are named before a buffer is made; harmless extras pass", async () => {
