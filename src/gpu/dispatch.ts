@@ -16,61 +16,71 @@ export type UniformField = { u32: number } | { i32: number } | { f32: number };
 const SLOT_BYTES = 256;
 const SLOT_COUNT = 4096;
 
-/** Where a uniform block lies, and when it was last asked for. */
-interface Slot {
-  index: number;
+/** A MiB of uniform blocks, and the synchronous run of code that last asked for one of them. */
+interface UniformPage {
+  buffer: GPUBuffer;
+  /** Of the blocks it holds, in order. */
+  keys: string[];
   epoch: number;
 }
 
+/** Pages that are kept: an encoder may wait while some 12,000 other blocks are written. */
+const PAGES_KEPT = 4;
+
 /**
- * Uniform blocks, addressed by their content. `queue.writeBuffer` happens before everything submitted later, so a slot
- * must not be rewritten while commands that read it wait in an unsubmitted encoder. Equal blocks share a slot, and the
- * slot used longest ago is taken for a new block, but never one that was used in the same synchronous run of code, whose
- * encoder may still be open: then another 1 MiB is taken (decode over thousands of pages, encoded at once).
+ * Uniform blocks, addressed by their content: equal blocks share a slot. `queue.writeBuffer` happens before everything
+ * submitted later, so a slot is never rewritten, since commands that read it may wait in an encoder that is still open. A
+ * full page of slots is followed by a new one, and the page used longest ago is destroyed: an encoder that waited longer
+ * than that fails loudly when it is submitted (a destroyed buffer) instead of reading another call's numbers. Pages used in
+ * the same synchronous run of code are always kept (decode over thousands of pages, encoded at once).
  */
 class UniformArena {
-  private readonly buffers: GPUBuffer[] = [];
-  /** In the order of their last use. */
-  private readonly slots = new Map<string, Slot>();
+  private readonly pages: UniformPage[] = [];
+  private readonly slots = new Map<string, { page: UniformPage; offset: number }>();
   private epoch = 0;
   private isEpochEnding = false;
 
-  constructor(private readonly device: GPUDevice) {
-    this.grow();
-  }
+  constructor(private readonly device: GPUDevice) {}
 
   slot(data: Uint32Array<ArrayBuffer>): GPUBufferBinding {
     if (data.byteLength > SLOT_BYTES)
       throw new OptionError(`uniform block of ${data.byteLength} bytes; at most ${SLOT_BYTES} fit`);
     const key = data.join();
-    const known = this.slots.get(key);
-    const index = known?.index ?? this.take();
-    const buffer = this.buffers[Math.floor(index / SLOT_COUNT)]!;
-    const offset = (index % SLOT_COUNT) * SLOT_BYTES;
-    if (!known) this.device.queue.writeBuffer(buffer, offset, data);
-    // Deleted first: a Map keeps insertion order, so that the oldest stay in front.
-    this.slots.delete(key);
-    this.slots.set(key, { index, epoch: this.now() });
-    return { buffer, offset, size: Math.max(16, Math.ceil(data.byteLength / 16) * 16) };
-  }
-
-  /** A slot that no open encoder reads. */
-  private take(): number {
-    if (this.slots.size === this.buffers.length * SLOT_COUNT) {
-      const [oldestKey, oldest] = this.slots.entries().next().value!;
-      if (oldest.epoch !== this.epoch) {
-        this.slots.delete(oldestKey);
-        return oldest.index;
-      }
-      this.grow();
+    let slot = this.slots.get(key);
+    if (!slot) {
+      const page = this.openPage();
+      slot = { page, offset: page.keys.length * SLOT_BYTES };
+      page.keys.push(key);
+      this.slots.set(key, slot);
+      this.device.queue.writeBuffer(page.buffer, slot.offset, data);
     }
-    return this.slots.size;
+    slot.page.epoch = this.now();
+    const size = Math.max(16, Math.ceil(data.byteLength / 16) * 16);
+    return { buffer: slot.page.buffer, offset: slot.offset, size };
   }
 
-  private grow(): void {
+  /** The newest page, or one more where that is full. */
+  private openPage(): UniformPage {
+    const newest = this.pages.at(-1);
+    if (newest && newest.keys.length < SLOT_COUNT) return newest;
+    while (this.pages.length >= PAGES_KEPT && this.retireOldest());
     const size = SLOT_BYTES * SLOT_COUNT;
-    this.buffers.push(this.device.createBuffer({ label: "ringwise uniforms", size, usage: 0x40 | 0x8 }));
+    const buffer = this.device.createBuffer({ label: "ringwise uniforms", size, usage: 0x40 | 0x8 });
     ledgerOf(this.device).add(SHARED, size);
+    const page = { buffer, keys: [], epoch: this.epoch };
+    this.pages.push(page);
+    return page;
+  }
+
+  /** Destroys the page used longest ago. False where each was used in this synchronous run of code. */
+  private retireOldest(): boolean {
+    const oldest = this.pages.reduce((a, b) => (b.epoch < a.epoch ? b : a));
+    if (oldest.epoch === this.now()) return false;
+    for (const key of oldest.keys) this.slots.delete(key);
+    this.pages.splice(this.pages.indexOf(oldest), 1);
+    oldest.buffer.destroy();
+    ledgerOf(this.device).add(SHARED, -oldest.buffer.size);
+    return true;
   }
 
   /** The number of this synchronous run of code. */

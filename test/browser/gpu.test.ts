@@ -175,6 +175,42 @@ it("more different uniform blocks than an arena's first MiB holds, in one encode
   release(output);
 });
 
+it("an encoder that waits while other blocks are written reads its own, or fails loudly: never another's", async () => {
+  const kernel = await getKernel(device, {
+    label: "stamp.wgsl",
+    source: specialize(STAMP),
+    bindings: ["uniform", "read-write"],
+  });
+  const output = await allocate(device, { label: "stamps", byteLength: 16 });
+  const encodeOpen = (value: number) => {
+    const encoder = device.createCommandEncoder();
+    const bindings = [uniforms(device, [{ u32: 0 }, { u32: value }]), output];
+    dispatch(device, encoder, { kernel, bindings, workgroups: [1] });
+    return encoder;
+  };
+  // Each in a synchronous run of its own, as calls are that are awaited one by one.
+  const writeOthers = async (count: number, from: number) => {
+    for (let index = 0; index < count; index++) {
+      uniforms(device, [{ u32: 2 }, { u32: from + index }]);
+      if (index % 1000 === 0) await Promise.resolve();
+    }
+  };
+  const waiting = encodeOpen(1234);
+  await writeOthers(6000, 1_000_000);
+  device.queue.submit([waiting.finish()]);
+  expect(new Uint32Array(await read(device, output))[0]).toBe(1234);
+
+  const forgotten = encodeOpen(5678);
+  const before = held();
+  await writeOthers(24_000, 2_000_000);
+  expect(held() - before).toBeLessThanOrEqual(2 ** 22);
+  device.pushErrorScope("validation");
+  device.queue.submit([forgotten.finish()]);
+  expect((await device.popErrorScope())?.message).toContain("ringwise uniforms");
+  expect(new Uint32Array(await read(device, output))[0]).toBe(1234);
+  release(output);
+});
+
 describe("compile errors show file, line and the offending line", () => {
   const compile = (kernel: KernelSource, on = device) =>
     getKernel(on, { label: `${kernel.file} test`, source: specialize(kernel), bindings: ["read-write"] });
