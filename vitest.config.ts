@@ -1,4 +1,5 @@
 import { defineConfig } from "vitest/config";
+import { onnxCasesPath } from "./test/onnx-cases-path.ts";
 import { puppeteer } from "./test/puppeteer-provider.ts";
 
 /** ../shared (checkpoints, operator cases, texts) is read by browser tests over Vite's /@fs/, hence `allow`. */
@@ -20,7 +21,7 @@ export default defineConfig({
       {
         define: {
           __SHARED__: JSON.stringify(shared),
-          __ONNX_CASES__: JSON.stringify(process.env.RINGWISE_ONNX_CASES ?? null),
+          __ONNX_CASES__: JSON.stringify(onnxCasesPath(process.env)),
           __GOLDEN__: JSON.stringify(process.env.RINGWISE_GOLDEN ?? null),
         },
         server: { fs: { strict: false } },

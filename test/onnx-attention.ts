@@ -20,10 +20,13 @@ export interface OnnxCase {
   outputs: Record<string, OnnxTensor>;
 }
 
-/** Parses a file of cases. */
+/** Parses a file of cases. @throws where it holds none. */
 export function loadOnnxCases(text: string): OnnxCase[] {
   const parsed = JSON.parse(text) as OnnxCase[] | { cases: OnnxCase[] };
-  return Array.isArray(parsed) ? parsed : parsed.cases;
+  const cases = Array.isArray(parsed) ? parsed : parsed.cases;
+  if (!Array.isArray(cases) || cases.length === 0)
+    throw new Error("expected a list of ONNX cases (or an object with the list `cases`), got none");
+  return cases;
 }
 
 /** The operator's inputs in order; a node lists the names of its own for each. */
