@@ -2,7 +2,7 @@
 import { dirname, join, relative } from "node:path";
 import ts from "typescript";
 
-/** Members whose meaning their class, interface or the language gives them. */
+/** Members whose meaning the language gives them. */
 const SELF_EXPLAINING = new Set(["constructor", "__constructor", "[Symbol.dispose]"]);
 
 function summaryOf(symbol, checker) {
@@ -30,9 +30,16 @@ function throwsOf(symbol) {
   return throws;
 }
 
+/** A method of a class or an interface that everyone may call. */
+function isPublicMethod(declaration) {
+  if (!ts.isMethodDeclaration(declaration) && !ts.isMethodSignature(declaration)) return false;
+  return !(ts.getCombinedModifierFlags(declaration) & (ts.ModifierFlags.Private | ts.ModifierFlags.Protected));
+}
+
 /**
  * The public exports of a module, and the public methods of exported classes and interfaces, that lack a summary; and
- * functions that throw in their own body and do not say so (`@throws`, or "throws" in the summary).
+ * functions that throw in their own body and do not say so (`@throws`, or "throws" in the summary). A method of a class
+ * that implements an interface takes the interface's words where it has none of its own, as editors show it.
  * @param {string} entry path of the module
  * @returns {string[]} one line each: name, what is missing, file and line
  */
@@ -55,11 +62,10 @@ export function missingDocstrings(entry) {
     if (!summary) missing.push(`${exported.name}: no docstring${where}`);
     else if (throwsOf(symbol) && !tags.includes("throws") && !/throws|rejects/i.test(summary))
       missing.push(`${exported.name}: throws and does not say what (@throws)${where}`);
-    if (!(symbol.flags & ts.SymbolFlags.Class)) continue;
+    if (!(symbol.flags & (ts.SymbolFlags.Class | ts.SymbolFlags.Interface))) continue;
     for (const member of checker.getDeclaredTypeOfSymbol(symbol).getProperties()) {
       const declaration = member.declarations?.[0];
-      if (!declaration || !ts.isMethodDeclaration(declaration) || SELF_EXPLAINING.has(member.name)) continue;
-      if (ts.getCombinedModifierFlags(declaration) & (ts.ModifierFlags.Private | ts.ModifierFlags.Protected)) continue;
+      if (!declaration || !isPublicMethod(declaration) || SELF_EXPLAINING.has(member.name)) continue;
       if (member.name.startsWith("__@") || !declaration.getSourceFile().fileName.startsWith(join(root, "src")))
         continue;
       if (!summaryOf(member, checker))

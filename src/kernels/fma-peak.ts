@@ -12,6 +12,7 @@ export interface FmaProbe {
   encode(target: CommandTarget): void;
   /** Floating-point operations of one run (two per multiply-add). */
   flopCount: number;
+  /** Frees its buffers; runs that are submitted still end. */
   destroy(): void;
 }
 

@@ -61,6 +61,7 @@ export interface Mlp {
   readonly scratchByteLength: number;
   /** Encodes the chunks one after another. @throws {ShapeError} where a tensor is too small, missing or too many. */
   encode(target: CommandTarget, tensors: MlpTensors): void;
+  /** Frees the scratch buffer; weights and tensors are the caller's. */
   destroy(): void;
   [Symbol.dispose](): void;
 }

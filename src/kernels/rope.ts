@@ -180,6 +180,7 @@ export interface RopeTables {
    * @throws {ShapeError} for more positions than fit. @throws {OptionError} for a position that is not an integer >= 0.
    */
   set(positions: ArrayLike<number>, seqLen?: number): void;
+  /** Frees the table's buffer. */
   destroy(): void;
   [Symbol.dispose](): void;
 }

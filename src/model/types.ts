@@ -141,7 +141,16 @@ export interface Model {
   readonly ring: Readonly<Required<RingOptions>>;
   /** True where the tokenizer comes with a chat template. */
   readonly hasChatTemplate: boolean;
+  /**
+   * Token ids of a text, by the model's own tokenizer. Special tokens in it are read as such.
+   * @param options addBos: put BOS in front where this tokenizer does so (default true).
+   * @throws {OptionError} for what is no text, or where the model has no tokenizer (presets).
+   */
   tokenize(text: string, options?: { addBos?: boolean }): number[];
+  /**
+   * The text of these ids, without special tokens.
+   * @throws {OptionError} for ids outside of the vocabulary, or where the model has no tokenizer (presets).
+   */
   detokenize(ids: readonly number[]): string;
   /**
    * Answers a prompt. Options and ids are checked at once; the run begins with the iteration and holds GPU memory until
@@ -161,6 +170,7 @@ export interface Model {
    * @throws {OptionError} for bad options, or while a run goes on.
    */
   setRing(ring: RingOptions): Promise<void>;
+  /** Frees weights, caches and scratch, and ends a run that goes on. Runs asked for later throw DestroyedError. */
   destroy(): void;
   [Symbol.dispose](): void;
 }

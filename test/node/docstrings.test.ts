@@ -28,10 +28,18 @@ it("finds what is missing", () => {
   said(): void {}
   private hidden(): void {}
 }
-/** A shape. */ export interface Shape { a: number }
+/** A shape. */ export interface Shape {
+  a: number;
+  area(): number;
+  /** Said. */ said(): void;
+  [Symbol.dispose](): void;
+}
+/** Another. */ export class Square implements Shape { a = 1; area() { return 1; } said() {} [Symbol.dispose]() {} }
 `,
     );
     expect(missingDocstrings(entry)).toEqual([
+      "Shape.area: no docstring (src/index.ts:13)",
+      "Square.area: no docstring (src/index.ts:17)",
       "Thing.method: no docstring (src/index.ts:6)",
       "bare: no docstring (src/index.ts:1)",
       "silent: throws and does not say what (@throws) (src/index.ts:3)",
