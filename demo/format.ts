@@ -5,10 +5,12 @@ const whole = new Intl.NumberFormat("en", { maximumFractionDigits: 0 });
 /** 4096 -> "4,096". */
 export const formatCount = (count: number): string => whole.format(count);
 
-/** Three significant digits: 0.0123, 1.23, 12.3, 1,230. */
+/** 1,230, 123, 12.3, 1.23; below 1 three digits that count: 0.0123. */
 export function formatFigure(value: number): string {
   if (!Number.isFinite(value)) return "–";
-  const digits = Math.abs(value) >= 100 ? 0 : Math.abs(value) >= 10 ? 1 : 2;
+  const size = Math.abs(value);
+  if (size < 1) return value.toLocaleString("en", { maximumSignificantDigits: 3 });
+  const digits = size >= 100 ? 0 : size >= 10 ? 1 : 2;
   return value.toLocaleString("en", { maximumFractionDigits: digits });
 }
 
@@ -17,30 +19,34 @@ export function formatBytes(byteLength: number): string {
   const units = ["B", "KiB", "MiB", "GiB", "TiB"];
   let unit = 0;
   let value = byteLength;
-  while (value >= 1024 && unit < units.length - 1) {
+  // What would be rounded to "1,024 KiB" is a MiB.
+  while (Math.round(value) >= 1024 && unit < units.length - 1) {
     value /= 1024;
     unit++;
   }
   return `${unit === 0 ? whole.format(value) : formatFigure(value)}\u00a0${units[unit]}`;
 }
 
-/** 340 -> "340 ms", 12400 -> "12.4 s", 754000 -> "12 min 34 s". */
+/** 3.456 -> "3.46 ms", 340 -> "340 ms", 12400 -> "12 s", 754000 -> "12 min 34 s". */
 export function formatMs(timeMs: number): string {
   if (!Number.isFinite(timeMs)) return "–";
-  if (timeMs < 1000) return `${timeMs < 10 ? formatFigure(timeMs) : whole.format(timeMs)}\u00a0ms`;
-  return formatSeconds(timeMs / 1000);
+  if (Math.round(timeMs) >= 1000) return formatSeconds(timeMs / 1000);
+  return `${timeMs < 10 ? formatFigure(timeMs) : whole.format(timeMs)}\u00a0ms`;
 }
 
-/** 12.4 -> "12.4 s", 754 -> "12 min 34 s", 7500 -> "2 h 5 min". */
+/** 1.24 -> "1.2 s", 12.4 -> "12 s", 754 -> "12 min 34 s", 7500 -> "2 h 5 min". */
 export function formatSeconds(seconds: number): string {
   if (!Number.isFinite(seconds)) return "–";
-  if (seconds < 60) return `${seconds < 10 ? seconds.toFixed(1) : whole.format(seconds)}\u00a0s`;
-  const minutes = Math.floor(seconds / 60);
-  if (minutes < 60) return `${minutes}\u00a0min ${Math.round(seconds % 60)}\u00a0s`;
-  return `${Math.floor(minutes / 60)}\u00a0h ${minutes % 60}\u00a0min`;
+  if (seconds < 9.95) return `${seconds.toFixed(1)}\u00a0s`;
+  // Rounded before it is split, so that no part can become 60.
+  const rounded = Math.round(seconds);
+  if (rounded < 60) return `${rounded}\u00a0s`;
+  if (rounded < 3600) return `${Math.floor(rounded / 60)}\u00a0min ${rounded % 60}\u00a0s`;
+  const minutes = Math.round(seconds / 60);
+  return `${whole.format(Math.floor(minutes / 60))}\u00a0h ${minutes % 60}\u00a0min`;
 }
 
-/** 0.0312 -> "3.1%". */
+/** 0.0312 -> "3.12%". */
 export const formatShare = (share: number): string => `${formatFigure(share * 100)}%`;
 
 /** 4096 -> "4K", 1500 -> "1,500". */
