@@ -79,7 +79,7 @@ function describeQuestion(): void {
 
 /** What the button will do, in one sentence. */
 function describeRun(): void {
-  const ranks = Math.round(numberOf("worldSize"));
+  const ranks = readRing().worldSize;
   const split = ranks === 1 ? "on one rank" : `split over ${ranks} ranks`;
   session.invite(
     textOf("text") === "own"

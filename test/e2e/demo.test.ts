@@ -215,6 +215,13 @@ describe("the page", () => {
       expect(await page.evaluate(() => document.activeElement?.id)).toBe("run");
     }));
 
+  test("says what the button will do: kinds of attention other than the ring have one rank", () =>
+    withPage("worldSize=3", async (page) => {
+      expect(await textOf(page, "#answer-hint")).toContain("read split over 3 ranks");
+      await setControl(page, "attention", "flash");
+      expect(await textOf(page, "#answer-hint")).toContain("read on one rank");
+    }));
+
   test("names every control for screen readers", () =>
     withPage("", async (page) => {
       for (const [name, value] of [
