@@ -92,6 +92,12 @@ const explanations: Record<string, (message: string) => Explanation> = {
     todo: "Reload this page. If it stays, the files of the page are incomplete: build or download them again.",
     action: "retry",
   }),
+  // No button: trying again would start a run, and it is the file that has to be chosen anew.
+  FileReadError: (message) => ({
+    title: "That file could not be read",
+    what: sentence(message),
+    todo: "Choose it again. Files that have changed meanwhile, that the browser may not open, or that are larger than about 500 MB cannot be read; a part of a long text can be pasted.",
+  }),
   InputError: (message) => ({
     title: "Something is missing",
     what: sentence(message),

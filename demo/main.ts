@@ -19,8 +19,9 @@ import type { ModelChoice, TextChoice } from "./protocol.ts";
 import { Session } from "./session.ts";
 
 const folder = new FolderPicker();
-const text = new TextPicker();
 const session = new Session((kind) => (kind === "run" ? run() : runNeedle()));
+const fileFailed = (error: Error) => session.tell({ name: "FileReadError", message: error.message });
+const text = new TextPicker(fileFailed);
 
 /** The model that is chosen, or undefined (and the page says so) where its name or folder is missing. */
 function readModel(): ModelChoice | undefined {
@@ -97,7 +98,7 @@ bindForm(() => {
   previewed = String(ring.worldSize);
   session.preview(ring);
 });
-bindDrop(folder, text, (error) => session.fail({ name: error.name, message: error.message }));
+bindDrop(folder, text, fileFailed);
 
 byId("controls").addEventListener("submit", (event) => {
   event.preventDefault();

@@ -82,7 +82,12 @@ export class Session {
     this.client.stop();
   }
 
-  /** An error from the page itself (a file that could not be read, nothing to run). */
+  /** An error that ends nothing: a file could not be read, and what is there stays as it is. */
+  tell(error: EngineError): void {
+    this.errors.show(explainError(error));
+  }
+
+  /** An error of the page itself that keeps a run from starting. */
   fail(error: EngineError): void {
     const explanation = explainError(error);
     this.errors.show(explanation);

@@ -13,7 +13,8 @@ export class TextPicker {
   private readonly input = byId<HTMLInputElement>("text-input");
   private big: { name: string; text: string } | undefined;
 
-  constructor() {
+  /** @param onError told of a chosen file that cannot be read */
+  constructor(onError: (error: Error) => void) {
     this.field.addEventListener("paste", (event) => {
       const text = event.clipboardData?.getData("text/plain") ?? "";
       if (text.length <= MAX_FIELD_CHARACTERS) return;
@@ -25,7 +26,7 @@ export class TextPicker {
     byId("choose-text").addEventListener("click", () => this.input.click());
     this.input.addEventListener("change", () => {
       const file = this.input.files?.[0];
-      if (file) void this.useFile(file);
+      if (file) this.useFile(file).catch(onError);
       this.input.value = "";
     });
     byId("big-text-remove").addEventListener("click", () => {
@@ -39,6 +40,7 @@ export class TextPicker {
     return this.big ?? { name: "Your text", text: this.field.value };
   }
 
+  /** Reads a file. It rejects where the browser cannot: the file is gone, forbidden, or too large for one string. */
   async useFile(file: File): Promise<void> {
     this.use(file.name, await file.text());
   }

@@ -141,6 +141,35 @@ describe("a model that cannot be had", () => {
     }));
 });
 
+describe("a file that cannot be read", () => {
+  test.each(["chosen by the button", "dropped"])("%s: says so, and offers no run", (way) =>
+    withPage("", async (page) => {
+      await page.click("input[name=text][value=own]");
+      const path = join(folder, "gone.txt");
+      writeFileSync(path, "soon gone");
+      // Held back until the file is gone from the disk.
+      await page.evaluate(() =>
+        addEventListener("change", (event) => event.stopImmediatePropagation(), { capture: true, once: true }),
+      );
+      const input = await page.$("#text-input");
+      await (input as unknown as { uploadFile(...paths: string[]): Promise<void> }).uploadFile(path);
+      rmSync(path);
+      await page.evaluate((isDrop) => {
+        const field = document.getElementById("text-input") as HTMLInputElement;
+        if (!isDrop) return field.dispatchEvent(new Event("change", { bubbles: true }));
+        const dataTransfer = new DataTransfer();
+        dataTransfer.items.add(field.files![0]!);
+        return document.body.dispatchEvent(new DragEvent("drop", { dataTransfer, bubbles: true, cancelable: true }));
+      }, way === "dropped");
+      await page.waitForSelector("#error:not([hidden])");
+      expect(await textOf(page, "#error")).toContain("That file could not be read");
+      expect(await page.$("#error-action")).toBe(null);
+      expect(await page.evaluate(() => window.ringwiseDemo.state)).toBe("idle");
+      expect(demo.errors.splice(0)).toEqual([]);
+    }),
+  );
+});
+
 describe("explainError", () => {
   test("has plain words for every error class of the library", () => {
     const unexplained = Object.values(errors)
