@@ -40,7 +40,7 @@ const explanations: Record<string, (message: string) => Explanation> = {
           },
   DeviceLostError: () => ({
     title: "The graphics card was lost",
-    what: "The browser or the driver took the graphics card away during the run (a driver reset, a long sleep, or memory pressure). Your text and settings are still here.",
+    what: "The browser or the driver took the graphics card away (a driver reset, a long sleep, or memory pressure). Your text and settings are still here.",
     todo: "Continue starts a fresh engine and reads the same text again.",
     action: "continue",
   }),
