@@ -89,14 +89,10 @@ function describeRun(): void {
   );
 }
 
-let previewed = "";
 bindForm(() => {
   describeQuestion();
   describeRun();
-  const ring = readRing();
-  if (session.isBusy || previewed === String(ring.worldSize)) return;
-  previewed = String(ring.worldSize);
-  session.preview(ring);
+  session.preview(readRing());
 });
 bindDrop(folder, text, fileFailed);
 

@@ -34,6 +34,8 @@ export class Session {
   private state: DemoState = "idle";
   private kind: "run" | "needle" = "run";
   private needle = "";
+  /** Ranks of the ring in view. */
+  private shownRanks = 0;
   private cells: NeedleCell[] = [];
   private startMs = 0;
   private promptMs = 0;
@@ -57,8 +59,13 @@ export class Session {
     this.answer.invite(text);
   }
 
-  /** The ring as it would be, while nothing runs. */
+  /** The ring as the next run would have it; what runs, or has run on as many ranks, stays in view. */
   preview(ring: RingChoice): void {
+    if (!this.isBusy && ring.worldSize !== this.shownRanks) this.resetRing(ring);
+  }
+
+  private resetRing(ring: RingChoice): void {
+    this.shownRanks = ring.worldSize;
     this.ring.reset(ring.worldSize);
     this.timeline.reset(ring.worldSize);
     this.memory.reset(ring.worldSize);
@@ -107,7 +114,7 @@ export class Session {
       return false;
     }
     this.errors.hide();
-    this.preview(ring);
+    this.resetRing(ring);
     this.startMs = performance.now();
     this.setState("loading");
     this.status.say("Starting the engine", undefined);

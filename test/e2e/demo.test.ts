@@ -74,6 +74,8 @@ describe("a run", () => {
     await page.click("#run");
     await waitForState(page, "prefill");
     await page.waitForFunction("window.ringwiseDemo.progress?.doneTokens > 0", { timeout: 60_000 });
+    await setControl(page, "worldSize", "6");
+    expect(await page.$$eval(".ring-node", (nodes) => nodes.length)).toBe(4);
     const other = await demo.browser.newPage();
     await other.bringToFront();
     const seen = await page.evaluate(() => window.ringwiseDemo.progress!.doneTokens);
@@ -94,6 +96,11 @@ describe("a run", () => {
     await setControl(page, "seed", "5");
     await page.click("#run");
     expect(await resultOf(page)).toMatchObject({ state: "done", found: true });
+    // The ring in view is the one that ran, then the one that is chosen, whenever that was.
+    const ranksInView = () => page.$$eval(".ring-node", (nodes) => nodes.length);
+    expect(await ranksInView()).toBe(6);
+    await setControl(page, "worldSize", "4");
+    expect(await ranksInView()).toBe(4);
   });
 
   test("continues a passage of the person's own text, which stays out of the text field where it is long", async () => {
