@@ -113,10 +113,11 @@ export class Session {
       this.fail(error);
       return false;
     }
-    this.errors.hide();
     this.resetRing(ring);
     this.startMs = performance.now();
     this.setState("loading");
+    // After the focus has left its button.
+    this.errors.hide();
     this.status.say("Starting the engine", undefined);
     this.showStage(kind);
     return true;
@@ -134,12 +135,14 @@ export class Session {
     this.automation.setState(state);
     const isBusy = isBusyState(state);
     const run = byId<HTMLButtonElement>("run");
+    const needleRun = byId<HTMLButtonElement>("needle-run");
     const stop = byId<HTMLButtonElement>("stop");
-    const hadFocus = document.activeElement === stop || document.activeElement === run;
+    const hadFocus = document.activeElement?.matches("#run, #needle-run, #stop, #error-action");
     stop.disabled = !isBusy;
-    run.disabled = byId<HTMLButtonElement>("needle-run").disabled = isBusy;
-    // A disabled button drops the focus: it goes to the one that has become useful.
-    if (hadFocus) (isBusy ? stop : run).focus({ preventScroll: true });
+    run.disabled = needleRun.disabled = isBusy;
+    // A button that is disabled or goes drops the focus: it moves on to the one that has become useful.
+    const useful = isBusy ? stop : this.kind === "run" ? run : needleRun;
+    if (hadFocus) useful.focus({ preventScroll: true });
   }
 
   private receive(event: EngineEvent): void {

@@ -48,6 +48,7 @@ export class TextPicker {
   /** Takes a text and shows it, whole or in excerpts. */
   use(name: string, text: string): void {
     const isBig = text.length > MAX_FIELD_CHARACTERS;
+    const hadFocus = document.activeElement?.matches("#own-text, #choose-text");
     this.big = isBig ? { name, text } : undefined;
     this.field.value = isBig ? "" : text;
     byId("own-text-field").hidden = isBig;
@@ -60,5 +61,7 @@ export class TextPicker {
       byId("big-text-excerpt").textContent = `${text.slice(0, EXCERPT_CHARACTERS).trim()} …`;
     }
     setControl("text", "own");
+    // The field and its note have gone, and the focus with them.
+    if (isBig && hadFocus) byId("big-text-remove").focus({ preventScroll: true });
   }
 }

@@ -11,6 +11,7 @@ export class ErrorView {
   constructor(private readonly onAction: () => void) {}
 
   show(explanation: Explanation): void {
+    const hadFocus = this.root.contains(document.activeElement);
     this.root.replaceChildren(
       html("h2", {}, explanation.title),
       html("p", { class: "what" }, explanation.what),
@@ -26,6 +27,8 @@ export class ErrorView {
       this.root.append(button);
     }
     this.root.hidden = false;
+    // Pressing the button of one error can lead to the next one.
+    if (hadFocus) (this.root.querySelector("button") ?? this.root).focus({ preventScroll: true });
     this.root.scrollIntoView({ block: "nearest" });
   }
 

@@ -90,7 +90,9 @@ describe("a lost device", () => {
       expect(lost).toMatchObject({ state: "failed", error: { name: "DeviceLostError", action: "continue" } });
       expect(await textOf(page, "#error")).toMatch(/graphics card was lost[\s\S]*text and settings are still here/);
       expect(await page.$eval("input[name=depth]", (field) => (field as HTMLInputElement).value)).toBe("80");
-      await page.click("#error-action");
+      await page.focus("#error-action");
+      await page.keyboard.press("Enter");
+      expect(await page.evaluate(() => document.activeElement?.id)).toBe("stop");
       const again = await resultOf(page);
       expect(again).toMatchObject({ state: "done", found: true });
       expect(await page.$eval("#error", (alert) => (alert as HTMLElement).hidden)).toBe(true);

@@ -110,6 +110,7 @@ describe("a run", () => {
     );
     const text = lines.join("\n").padEnd(20_100, ".");
     await page.click("input[name=text][value=own]");
+    await page.focus("#own-text");
     await page.$eval(
       "#own-text",
       (field, pasted) => {
@@ -121,6 +122,7 @@ describe("a run", () => {
     );
     expect(await page.$eval("#own-text", (field) => (field as HTMLTextAreaElement).value)).toBe("");
     expect(await textOf(page, "#big-text")).toMatch(/Pasted text\s+19\.6\sKiB/);
+    expect(await page.evaluate(() => document.activeElement?.id)).toBe("big-text-remove");
     // To answer from, its first lines are enough: how long a text may be is the needle test's business.
     await page.click("#big-text-remove");
     await page.$eval(
@@ -144,7 +146,10 @@ describe("a run", () => {
     await setControl(page, "blockMemory", "host");
     await setControl(page, "needleLength", "1024");
     await setControl(page, "needleDepths", "3");
-    await page.click("#needle-run");
+    await page.focus("#needle-run");
+    await page.keyboard.press("Enter");
+    await waitForState(page, "loading", "needle");
+    expect(await page.evaluate(() => document.activeElement?.id)).toBe("stop");
     const result = await resultOf(page);
     expect(result.cells?.map(({ length, depth, isFound }) => [length, depth, isFound])).toEqual([
       [1024, 0, true],
@@ -156,6 +161,7 @@ describe("a run", () => {
     expect(await texts("#needle-grid tbody th[scope=row]")).toEqual(["0%", "50%", "100%"]);
     expect(await texts("#needle-grid td .visually-hidden")).toEqual(["found", "found", "found"]);
     expect(await textOf(page, "#needle-summary")).toBe("3 of 3 found");
+    expect(await page.evaluate(() => document.activeElement?.id)).toBe("needle-run");
   });
 });
 
