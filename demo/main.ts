@@ -106,7 +106,11 @@ byId("needle-controls").addEventListener("submit", (event) => {
 });
 byId("more").addEventListener("toggle", (event) => (event.target as HTMLElement).scrollIntoView({ block: "nearest" }));
 byId("stop").addEventListener("click", () => session.stop());
-addEventListener("keydown", (event) => event.key === "Escape" && session.isBusy && session.stop());
+addEventListener("keydown", (event) => {
+  // In a field Escape belongs to the field: it closes a list, or takes back what an input method has composed.
+  const isInField = event.isComposing || (event.target as Element).matches?.("input, select, textarea");
+  if (event.key === "Escape" && session.isBusy && !isInField) session.stop();
+});
 byId("suggest-model").addEventListener("click", () => {
   setControl("modelId", "HuggingFaceTB/SmolLM2-135M-Instruct");
   setControl("model", "hub");

@@ -223,6 +223,11 @@ describe("the page", () => {
       await page.keyboard.press("Enter");
       await waitForState(page, "loading", "prefill");
       expect(await page.evaluate(() => document.activeElement?.id)).toBe("stop");
+      // In a field the key is the field's own.
+      await page.focus("textarea[name=question]");
+      await page.keyboard.press("Escape");
+      expect(await page.evaluate(() => window.ringwiseDemo.state)).toMatch(/^(loading|prefill)$/);
+      await page.focus("#stop");
       await page.keyboard.press("Escape");
       expect((await resultOf(page)).state).toBe("stopped");
       expect(await page.evaluate(() => document.activeElement?.id)).toBe("run");
