@@ -1,10 +1,12 @@
 // Strided copy: target[o, t, i] = source[o, t, i] for o < outer, t < tokens, i < width, each side with its own strides.
 //
 // Gathers a rank's shard out of a sequence, scatters it back, and spreads new K/V over pages. Moves bits, so f32 and u32
-// share one variant (Elem = u32); f16 has its own because a token's row may be an odd number of halves.
+// share one variant (Elem = u32); f16 has its own because a token's row may be an odd number of halves. Where everything is
+// a multiple of four elements, Elem is a vec4 and all sizes count those: a vec4 costs a CPU adapter as much as one element.
 //
 // Tiling: one invocation per run of RUN elements of one row. Nothing in workgroup memory.
-// Measured: bound by memory; at 64 elements a row it costs under 1% of the attention it serves.
+// Measured (SwiftShader, CPU time, beside a load): Q, K, V and O of 4096 tokens x 2 heads x 64, strided, 34 ms as vec4s and
+// 52 ms element by element, where causal attention of them takes 1.4 s.
 
 alias Elem = u32;
 const WORKGROUP_SIZE: u32 = 64u;

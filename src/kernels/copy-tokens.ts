@@ -9,6 +9,8 @@ import { COPY_TOKENS } from "./sources.ts";
 
 const WORKGROUP_SIZE = 64;
 const RUN = 4;
+/** Elements that the wide variant moves at once. */
+const WIDE = 4;
 
 /** Strides in elements; a stride of an axis of length 1 is never used. */
 export interface CopyStrides {
@@ -47,18 +49,27 @@ const shifted = (source: BufferSource, byteOffset: number): BufferView => {
 
 /**
  * Compiles the copy for one element type; f32 copies u32 just as well (bits are moved). Copies that would need a binding
- * larger than the device allows are cut into several dispatches.
+ * larger than the device allows, or than `maxBindingByteLength`, are cut into several dispatches.
  * @throws {UnsupportedDeviceError} for f16 on a device without `shader-f16`.
  */
-export async function createTokenCopier(device: GPUDevice, dtype: Dtype): Promise<TokenCopier> {
+export async function createTokenCopier(
+  device: GPUDevice,
+  dtype: Dtype,
+  maxBindingByteLength = device.limits.maxStorageBufferBindingSize,
+): Promise<TokenCopier> {
   expectF16("createTokenCopier", device, dtype);
-  const kernel = await getKernel(device, {
-    label: `copy-tokens.wgsl ${dtype}`,
-    source: specialize(COPY_TOKENS, { Elem: dtype === "f16" ? "f16" : "u32", WORKGROUP_SIZE, RUN }),
-    bindings: ["uniform", "read", "read-write"],
-  });
+  const element = dtype === "f16" ? "f16" : "u32";
+  const [narrow, wide] = await Promise.all(
+    [element, `vec4<${element}>`].map((Elem) =>
+      getKernel(device, {
+        label: `copy-tokens.wgsl ${Elem}`,
+        source: specialize(COPY_TOKENS, { Elem, WORKGROUP_SIZE, RUN }),
+        bindings: ["uniform", "read", "read-write"],
+      }),
+    ),
+  );
   const bytes = BYTES_PER_ELEMENT[dtype];
-  const mostElements = Math.floor((device.limits.maxStorageBufferBindingSize - 512) / bytes);
+  const mostElements = Math.floor((maxBindingByteLength - 512) / bytes);
 
   function encode(target: CommandTarget, tensors: CopyTokensTensors): void {
     const { sourceStrides: from, targetStrides: to, outer = 1, tokens, width } = tensors;
@@ -73,13 +84,21 @@ export async function createTokenCopier(device: GPUDevice, dtype: Dtype): Promis
     const goal = viewOf(tensors.target);
     const source = alignedBinding(device, { ...view, byteLength: sourceSpan * bytes });
     const destination = alignedBinding(device, { ...goal, byteLength: targetSpan * bytes });
-    const groups = Math.ceil((outer * tokens * Math.ceil(width / RUN)) / WORKGROUP_SIZE);
+    const starts = [source.skipBytes / bytes, destination.skipBytes / bytes];
+    // Strides of an axis of length 1 are never used.
+    const outers = outer > 1 ? [from.outer, to.outer] : [0, 0];
+    const steps = tokens > 1 ? [from.token, to.token] : [0, 0];
+    const inners = [from.inner ?? 1, to.inner ?? 1];
+    const isWide =
+      inners.every((inner) => inner === 1) &&
+      [width, ...starts, ...outers, ...steps].every((elements) => elements % WIDE === 0);
+    const unit = isWide ? WIDE : 1;
+    const kernel = isWide ? wide! : narrow!;
+    const groups = Math.ceil((outer * tokens * Math.ceil(width / unit / RUN)) / WORKGROUP_SIZE);
     const [x, y] = spreadWorkgroups(device, groups);
-    const numbers = [
-      ...[outer, tokens, width, x],
-      ...[source.skipBytes / bytes, from.outer, from.token, from.inner ?? 1],
-      ...[destination.skipBytes / bytes, to.outer, to.token, to.inner ?? 1],
-    ];
+    const numbers = [outer, tokens, width / unit, x];
+    for (const side of [0, 1])
+      numbers.push(starts[side]! / unit, outers[side]! / unit, steps[side]! / unit, inners[side]!);
     const sizes = uniforms(
       device,
       numbers.map((u32) => ({ u32 })),

@@ -1,9 +1,10 @@
 /** The ring where something is scarce or shared: small bindings, ranks elsewhere, other rings on the device, odd sizes. */
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { OptionError } from "../../src/errors.ts";
-import { allocate, release } from "../../src/gpu/buffers.ts";
+import { allocate, read, release, upload } from "../../src/gpu/buffers.ts";
 import { requestRingwiseDevice } from "../../src/gpu/device.ts";
 import { ledgerOf, MemoryLedger } from "../../src/gpu/ledger.ts";
+import { createTokenCopier } from "../../src/kernels/copy-tokens.ts";
 import type { RingBlock } from "../../src/ring/kv-page.ts";
 import { createRingAttention } from "../../src/ring/ring-attention.ts";
 import type { RingTensors } from "../../src/ring/ring-types.ts";
@@ -219,4 +220,59 @@ it("host blocks refuse a batch that no page can hold, before any work", async ()
     await collect(ring.run(tensors));
     ring.destroy();
   });
+});
+
+it("copies tokens whatever the strides and offsets, four elements at a time or one", async () => {
+  const copier = await createTokenCopier(device, "f32");
+  const from = Float32Array.from({ length: 600 }, (_, i) => i + 1);
+  const source = await upload(device, "from", from);
+  const target = await allocate(device, { label: "to", byteLength: 600 * 4 });
+  const cases = [
+    { outer: 3, tokens: 5, width: 8, sourceStrides: { outer: 80, token: 16 }, targetStrides: { outer: 40, token: 8 } },
+    {
+      outer: 2,
+      tokens: 3,
+      width: 36,
+      sourceStrides: { outer: 108, token: 36 },
+      targetStrides: { outer: 144, token: 48 },
+    },
+    { outer: 2, tokens: 5, width: 6, sourceStrides: { outer: 60, token: 12 }, targetStrides: { outer: 30, token: 6 } },
+    { outer: 2, tokens: 4, width: 4, sourceStrides: { outer: 21, token: 5 }, targetStrides: { outer: 16, token: 4 } },
+    { outer: 1, tokens: 1, width: 12, sourceStrides: { outer: 7, token: 3 }, targetStrides: { outer: 1, token: 1 } },
+    // lse [H, T]: the inner axis is strided.
+    {
+      outer: 1,
+      tokens: 8,
+      width: 4,
+      sourceStrides: { outer: 0, token: 1, inner: 8 },
+      targetStrides: { outer: 0, token: 4 },
+    },
+  ];
+  for (const c of cases)
+    for (const [sourceAt, targetAt] of [
+      [0, 0],
+      [4, 64],
+      [3, 64],
+      [64, 1],
+    ] as const) {
+      const want = new Float32Array(600);
+      for (let o = 0; o < c.outer; o++)
+        for (let t = 0; t < c.tokens; t++)
+          for (let i = 0; i < c.width; i++) {
+            const { sourceStrides: a, targetStrides: b } = c;
+            want[targetAt + o * b.outer + t * b.token + i] =
+              from[sourceAt + o * a.outer + t * a.token + i * ("inner" in a ? a.inner! : 1)]!;
+          }
+      const encoder = device.createCommandEncoder();
+      encoder.clearBuffer(target);
+      copier.encode(encoder, {
+        ...c,
+        source: { buffer: source, byteOffset: sourceAt * 4 },
+        target: { buffer: target, byteOffset: targetAt * 4 },
+      });
+      device.queue.submit([encoder.finish()]);
+      expect(new Float32Array(await read(device, target))).toEqual(want);
+    }
+  release(source);
+  release(target);
 });
