@@ -94,10 +94,8 @@ export function describeCall(
     const [tokens, count] = isKv ? [capacity, kvHeads] : [seqLen, heads];
     const order = isKv ? kvLayout : layout;
     const shape = order === "bthd" ? [batch, tokens, count, dim] : [batch, count, tokens, dim];
-    if (!source)
-      throw new ShapeError(`${where}: expected a buffer for ${name} of shape ${formatShape(shape)}, got ${source}`);
     const strides = stridesOf(order, tokens, count, dim);
-    const result = { name, source, strides, dim, group: isKv ? 1 : group, bytesPerElement };
+    const result = { name, source: source!, strides, dim, group: isKv ? 1 : group, bytesPerElement };
     // A page's tokens beyond those that are filled need not be there.
     const { elements } = extentOf(result, whole, 0, isKv ? kvLen : seqLen);
     expectRoom(where, result, shape, elements, usesVec4(resolved) ? 4 : 1);
@@ -158,8 +156,18 @@ export function describeCall(
 }
 
 /** @throws {ShapeError} where a view is shorter than the tensor, or not aligned to its lanes. */
-function expectRoom(where: string, tensor: CallTensor, shape: number[], elements: number, lanes: number): void {
+export function expectRoom(
+  where: string,
+  tensor: Pick<CallTensor, "name" | "source" | "bytesPerElement">,
+  shape: number[],
+  elements: number,
+  lanes: number,
+): void {
   const { name, bytesPerElement } = tensor;
+  if (!tensor.source)
+    throw new ShapeError(
+      `${where}: expected a buffer for ${name} of shape ${formatShape(shape)}, got ${tensor.source}`,
+    );
   const { buffer, byteOffset, byteLength } = viewOf(tensor.source);
   const needed = elements * bytesPerElement;
   const came = Math.min(byteLength, buffer.size - byteOffset);

@@ -1,29 +1,26 @@
 /** Past and new keys and values side by side: the `present` outputs of attention with a past. */
-import type { BufferSource } from "../gpu/buffers.ts";
-import { type CommandTarget, dispatch, spreadWorkgroups, uniforms } from "../gpu/dispatch.ts";
-import { getKernel, type Kernel } from "../gpu/pipeline.ts";
-import { specialize } from "../gpu/specialize.ts";
-import { expectInteger } from "../shape.ts";
+import { type BufferSource, viewOf } from "../gpu/buffers.ts";
+import type { CommandTarget } from "../gpu/dispatch.ts";
+import type { AttentionLayout } from "../shape.ts";
+import { expectRoom } from "./attention-call.ts";
 import type { ResolvedAttention } from "./attention-options.ts";
-import { bindTensor, stridesOf } from "./attention-params.ts";
+import { type Strides, stridesOf } from "./attention-params.ts";
 import type { AttentionTensors } from "./attention-types.ts";
-import { CONCAT_KV } from "./sources.ts";
+import type { CopyStrides, TokenCopier } from "./copy-tokens.ts";
 
-const WORKGROUP_SIZE = 64;
-
-/** Compiles concat-kv.wgsl for a dtype. */
-export function compileConcat(device: GPUDevice, resolved: ResolvedAttention): Promise<Kernel> {
-  return getKernel(device, {
-    label: `${CONCAT_KV.file} ${resolved.dtype}`,
-    source: specialize(CONCAT_KV, { Elem: resolved.dtype, WORKGROUP_SIZE }),
-    bindings: ["uniform", "read", "read", "read-write"],
-  });
+/** One side of a copy: a tensor `[B, tokens, K, dim]` in its layout. */
+interface Side {
+  source: BufferSource;
+  layout: AttentionLayout;
+  tokens: number;
 }
 
-/** Writes present keys and values. @throws {ShapeError} for a buffer that is too short. */
+/**
+ * Writes present keys and values, after every tensor was checked. Tensors of any size: the copier cuts what one binding does
+ * not hold. @throws {ShapeError} for a buffer that is missing or too short.
+ */
 export function encodePresent(
-  device: GPUDevice,
-  kernel: Kernel,
+  copier: TokenCopier,
   resolved: ResolvedAttention,
   target: CommandTarget,
   tensors: AttentionTensors,
@@ -32,31 +29,43 @@ export function encodePresent(
   const past = tensors.past!;
   const { batch, kvSeqLen } = tensors;
   const { kvHeads, headDim, valueDim, layout, bytesPerElement } = resolved;
-  const pastLen = expectInteger(where, "past.seqLen", past.seqLen);
   const order = past.layout ?? layout;
-  const concat = (name: string, sources: [BufferSource, BufferSource, BufferSource], dim: number) => {
-    const sizes = [pastLen, kvSeqLen, pastLen + kvSeqLen] as const;
-    const labels = [`past ${name}`, name, `present ${name}`];
-    const bound = sources.map((source, index) => {
-      const tokens = sizes[index]!;
-      const axes = index === 1 ? layout : order;
+
+  const prepare = (name: string, dim: number, before: BufferSource, after: BufferSource, present: BufferSource) => {
+    const check = (label: string, source: BufferSource, axes: AttentionLayout, tokens: number): Side => {
       const shape = axes === "bthd" ? [batch, tokens, kvHeads, dim] : [batch, kvHeads, tokens, dim];
-      const tensor = bindTensor(device, where, source, { name: labels[index]!, shape, bytesPerElement });
-      const { batch: perBatch, token, head } = stridesOf(axes, tokens, kvHeads, dim);
-      return { binding: tensor.binding, fields: [perBatch, token, head, tensor.skip] };
-    });
-    const fields = [pastLen, kvSeqLen, kvHeads, dim, ...bound.flatMap((tensor) => tensor.fields), batch];
-    const block = uniforms(
-      device,
-      fields.map((u32) => ({ u32 })),
-    );
-    const elements = batch * (pastLen + kvSeqLen) * kvHeads * dim;
-    dispatch(device, target, {
-      kernel,
-      bindings: [block, ...bound.map((tensor) => tensor.binding)],
-      workgroups: spreadWorkgroups(device, Math.ceil(elements / WORKGROUP_SIZE)),
-    });
+      const elements = batch * tokens * kvHeads * dim;
+      expectRoom(where, { name: label, source, bytesPerElement }, shape, elements, 1);
+      return { source, layout: axes, tokens };
+    };
+    const from = [check(`past ${name}`, before, order, past.seqLen), check(name, after, layout, kvSeqLen)] as const;
+    return { dim, from, to: check(`present ${name}`, present, order, past.seqLen + kvSeqLen) };
   };
-  concat("key", [past.key, tensors.key, past.presentKey], headDim);
-  concat("value", [past.value, tensors.value, past.presentValue], valueDim);
+  const all = [
+    prepare("key", headDim, past.key, tensors.key, past.presentKey),
+    prepare("value", valueDim, past.value, tensors.value, past.presentValue),
+  ];
+  for (const { dim, from, to } of all) {
+    let firstToken = 0;
+    for (const side of from) {
+      const source = stridesOf(side.layout, side.tokens, kvHeads, dim);
+      const goal = stridesOf(to.layout, to.tokens, kvHeads, dim);
+      const perHead = ({ head, token }: Strides): CopyStrides => ({ outer: head, token });
+      for (let b = 0; b < batch; b++)
+        copier.encode(target, {
+          source: viewFrom(side.source, b * source.batch * bytesPerElement),
+          sourceStrides: perHead(source),
+          target: viewFrom(to.source, (b * goal.batch + firstToken * goal.token) * bytesPerElement),
+          targetStrides: perHead(goal),
+          ...{ outer: kvHeads, tokens: side.tokens, width: dim },
+        });
+      firstToken += side.tokens;
+    }
+  }
+}
+
+/** The view from `byteOffset` bytes on. */
+function viewFrom(source: BufferSource, byteOffset: number): BufferSource {
+  const view = viewOf(source);
+  return { buffer: view.buffer, byteOffset: view.byteOffset + byteOffset };
 }

@@ -2,15 +2,16 @@
 import { DestroyedError, OptionError } from "../errors.ts";
 import { describeAdapter } from "../gpu/device.ts";
 import type { CommandTarget } from "../gpu/dispatch.ts";
-import type { Kernel } from "../gpu/pipeline.ts";
+import { expectInteger } from "../shape.ts";
 import { type AttentionCall, describeCall } from "./attention-call.ts";
 import { AttentionEngine, FEW_ROWS } from "./attention-engine.ts";
 import { stateElements } from "./attention-merge.ts";
 import { checkAttentionDevice, type ResolvedAttention, resolveAttention } from "./attention-options.ts";
-import { compileConcat, encodePresent } from "./attention-past.ts";
+import { encodePresent } from "./attention-past.ts";
 import { cutCall, type PieceLimits, type QueryPiece } from "./attention-pieces.ts";
 import type { AttentionOptions, AttentionTensors } from "./attention-types.ts";
 import { createVanilla, type VanillaAttention } from "./attention-vanilla.ts";
+import { createTokenCopier, type TokenCopier } from "./copy-tokens.ts";
 
 /** One attention operator, compiled. */
 export interface Attention {
@@ -61,14 +62,14 @@ export async function createAttention(
     throw new OptionError(`${where}: kind "ring" shards K/V over ranks; use createRingAttention(device, options)`);
   checkAttentionDevice(where, device, resolved, "state");
   const bindingBytes = limits.maxBindingByteLength ?? device.limits.maxStorageBufferBindingSize;
-  const concat = compileConcat(device, resolved);
+  const copier = createTokenCopier(device, resolved.dtype, bindingBytes);
   if (resolved.kind === "vanilla") {
     const scoreBytes = Math.min(
       limits.scoreByteLength ?? DEFAULT_SCORE_BYTES,
       bindingBytes,
       device.limits.maxBufferSize,
     );
-    return new SingleAttention(resolved, await createVanilla(device, resolved, scoreBytes), await concat, bindingBytes);
+    return new SingleAttention(resolved, await createVanilla(device, resolved, scoreBytes), await copier, bindingBytes);
   }
   const isBlockwise = resolved.kind === "blockwise";
   const tokens = describeAdapter(device).isCpu ? SCRATCH_TOKENS_CPU : SCRATCH_TOKENS_GPU;
@@ -76,7 +77,7 @@ export async function createAttention(
     scratchTokens: isBlockwise ? tokens : 0,
     hasOneShot: !isBlockwise,
   });
-  return new SingleAttention(resolved, engine, await concat, bindingBytes);
+  return new SingleAttention(resolved, engine, await copier, bindingBytes);
 }
 
 class SingleAttention implements Attention {
@@ -85,7 +86,7 @@ class SingleAttention implements Attention {
   constructor(
     private readonly resolved: ResolvedAttention,
     private readonly engine: AttentionEngine | VanillaAttention,
-    private readonly concat: Kernel,
+    private readonly copier: TokenCopier,
     private readonly bindingBytes: number,
   ) {}
 
@@ -125,15 +126,17 @@ class SingleAttention implements Attention {
     const { device } = this.engine;
     const { past, ...rest } = tensors;
     if (!past) return describeCall(device, "Attention.encode", this.resolved, rest);
+    const pastLen = expectInteger("Attention.encode", "past.seqLen", past.seqLen);
+    expectInteger("Attention.encode", "kvSeqLen", tensors.kvSeqLen);
     const present = {
       ...rest,
       key: past.presentKey,
       value: past.presentValue,
-      kvSeqLen: past.seqLen + tensors.kvSeqLen,
-      queryPositions: rest.queryPositions ?? { start: past.seqLen },
+      kvSeqLen: pastLen + tensors.kvSeqLen,
+      queryPositions: rest.queryPositions ?? { start: pastLen },
     };
     const call = describeCall(device, "Attention.encode", this.resolved, present, past.layout ?? this.resolved.layout);
-    encodePresent(device, this.concat, this.resolved, target, tensors);
+    encodePresent(this.copier, this.resolved, target, tensors);
     return call;
   }
 

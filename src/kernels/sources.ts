@@ -6,7 +6,6 @@ import attention from "../../shaders/attention.wgsl?raw";
 import attentionFew from "../../shaders/attention-few.wgsl?raw";
 import attentionTile from "../../shaders/attention-tile.wgsl?raw";
 import attentionVanilla from "../../shaders/attention-vanilla.wgsl?raw";
-import concatKv from "../../shaders/concat-kv.wgsl?raw";
 import copyTokens from "../../shaders/copy-tokens.wgsl?raw";
 import embed from "../../shaders/embed.wgsl?raw";
 import finalize from "../../shaders/finalize.wgsl?raw";
@@ -58,8 +57,6 @@ export const ATTENTION_FEW: KernelSource = { file: "attention-few.wgsl", code: a
 export const ATTENTION_TILE: KernelSource = { file: "attention-tile.wgsl", code: attentionTile };
 /** `attention-vanilla.wgsl`, without its `lib/` files. */
 export const ATTENTION_VANILLA: KernelSource = { file: "attention-vanilla.wgsl", code: attentionVanilla };
-/** `concat-kv.wgsl` */
-export const CONCAT_KV: KernelSource = { file: "concat-kv.wgsl", code: concatKv };
 /** `fma-peak.wgsl` */
 export const FMA_PEAK: KernelSource = { file: "fma-peak.wgsl", code: fmaPeak };
 /** `finalize.wgsl`, without its `lib/` files. */
