@@ -152,7 +152,10 @@ export interface BoundPositions {
   list?: BoundTensor;
 }
 
-/** Checks and binds token positions. @throws {OptionError} @throws {ShapeError} */
+/** The largest position that a token may have: kernels add windows and block sizes to it in u32. */
+const MAX_POSITION = 2 ** 31 - 1;
+
+/** Checks and binds token positions. @throws {OptionError} where one exceeds 2^31 - 1. @throws {ShapeError} */
 export function bindPositions(
   device: GPUDevice,
   where: string,
@@ -162,10 +165,17 @@ export function bindPositions(
   tokens: number,
 ): BoundPositions {
   if (!positions || !("positions" in positions)) {
-    const start = expectInteger(where, `${name}.start`, positions?.start ?? 0, 0, 2 ** 31 - 1);
-    const step = expectInteger(where, `${name}.stride`, positions?.stride ?? 1, 1, 2 ** 31 - 1);
+    const start = expectInteger(where, `${name}.start`, positions?.start ?? 0, 0, MAX_POSITION);
+    const step = expectInteger(where, `${name}.stride`, positions?.stride ?? 1, 1, MAX_POSITION);
+    const last = start + (tokens - 1) * step;
+    if (last > MAX_POSITION)
+      throw new OptionError(
+        `${where}: expected ${name} up to ${MAX_POSITION}, got ${tokens} positions from ${start} by ${step}, up to ${last}`,
+      );
     return { listed: 0, start, step };
   }
+  const min = expectInteger(where, `${name}.min`, positions.min ?? 0, 0, MAX_POSITION);
+  expectInteger(where, `${name}.max`, positions.max ?? MAX_POSITION, min, MAX_POSITION);
   const shape = positions.perBatch ? [batch, tokens] : [tokens];
   const list = bindTensor(device, where, positions.positions, { name, shape, bytesPerElement: 4 });
   return { listed: positions.perBatch ? 2 : 1, start: 0, step: 1, list };

@@ -58,7 +58,8 @@ export interface AttentionOptions {
 
 /**
  * Global positions of the tokens of a tensor, ascending. `start + i * stride` for token i, or an explicit list on the GPU:
- * u32 `[T]`, or `[B, T]` with `perBatch`.
+ * u32 `[T]`, or `[B, T]` with `perBatch`. No position may exceed 2^31 - 1; that of a list is the caller's to see to, since
+ * nobody reads it back.
  */
 export type TokenPositions =
   | { start: number; stride?: number }

@@ -1,9 +1,10 @@
 /** One conformance suite over every kind and design, against the float64 oracle, and what the operator refuses. */
 import * as fc from "fast-check";
 import { beforeAll, describe, expect, it } from "vitest";
+import { allocate, read, release, upload } from "../../src/gpu/buffers.ts";
 import { requestRingwiseDevice } from "../../src/gpu/device.ts";
 import { type AttentionLimits, createAttention } from "../../src/kernels/attention.ts";
-import type { AttentionOptions } from "../../src/kernels/attention-types.ts";
+import type { AttentionOptions, AttentionTensors } from "../../src/kernels/attention-types.ts";
 import { expectClose, expected, makeInputs, optionsOf, uploadCase } from "../attention-harness.ts";
 import { type AttentionCase, TEST_CASES } from "../cases.ts";
 
@@ -53,6 +54,89 @@ describe("tensors larger than one binding are cut", () => {
   )("%s", async (_name, c) => {
     for (const kind of ["flash", "blockwise"] as const)
       await conform(c, { kind, blockSize: 16 }, { maxBindingByteLength: 2304 });
+  });
+});
+
+describe("a past", () => {
+  const [batch, pastLen, seqLen, kvHeads, headDim, valueDim] = [2, 37, 5, 2, 4, 6];
+  const c: AttentionCase = {
+    ...{ name: "past", use: "test", dtype: "f32", isCausal: true, queryStart: pastLen, heads: 4 },
+    ...{ batch, seqLen, kvSeqLen: pastLen + seqLen, kvHeads, headDim, valueDim },
+  };
+  const inputs = makeInputs(c);
+
+  /** Tokens [start, start + count) of keys or values `[B, S, K, dim]`, in a layout. */
+  const tokens = (data: Float32Array, dim: number, start: number, count: number, layout: "bthd" | "bhtd") =>
+    Float32Array.from({ length: batch * count * kvHeads * dim }, (_, i) => {
+      const d = i % dim;
+      const [x, y] = [Math.floor(i / dim), layout === "bthd" ? kvHeads : count];
+      const [token, head] =
+        layout === "bthd" ? [Math.floor(x / y) % count, x % y] : [x % y, Math.floor(x / y) % kvHeads];
+      const b = Math.floor(i / dim / kvHeads / count);
+      return data[((b * c.kvSeqLen + start + token) * kvHeads + head) * dim + d]!;
+    });
+
+  it.each([
+    ["bthd", undefined],
+    ["bthd", 1280],
+    ["bhtd", undefined],
+    ["bhtd", 1280],
+  ] as const)("in layout %s, with bindings of at most %s bytes", async (layout, maxBindingByteLength) => {
+    const buffers: GPUBuffer[] = [];
+    const keep = async (promise: Promise<GPUBuffer>) => {
+      const buffer = await promise;
+      buffers.push(buffer);
+      return buffer;
+    };
+    const put = (data: Float32Array<ArrayBuffer>) => keep(upload(device, "part", data));
+    const gpu = await uploadCase(device, c, inputs);
+    const attention = await createAttention(device, optionsOf(c), { maxBindingByteLength });
+    const present = {
+      presentKey: await keep(allocate(device, { label: "present key", byteLength: inputs.key.byteLength })),
+      presentValue: await keep(allocate(device, { label: "present value", byteLength: inputs.value.byteLength })),
+    };
+    const tensors: AttentionTensors = {
+      ...gpu.tensors,
+      ...{ queryPositions: undefined, kvSeqLen: seqLen },
+      key: await put(tokens(inputs.key, headDim, pastLen, seqLen, "bthd")),
+      value: await put(tokens(inputs.value, valueDim, pastLen, seqLen, "bthd")),
+      past: {
+        ...{ ...present, seqLen: pastLen, layout },
+        key: await put(tokens(inputs.key, headDim, 0, pastLen, layout)),
+        value: await put(tokens(inputs.value, valueDim, 0, pastLen, layout)),
+      },
+    };
+    const got = await gpu.run((target) => attention.encode(target, tensors));
+    expectClose(got, expected(c, inputs), expected(c, inputs, "f32"), c.dtype);
+    expect(new Float32Array(await read(device, { buffer: present.presentKey }))).toEqual(
+      tokens(inputs.key, headDim, 0, c.kvSeqLen, layout),
+    );
+    expect(new Float32Array(await read(device, { buffer: present.presentValue }))).toEqual(
+      tokens(inputs.value, valueDim, 0, c.kvSeqLen, layout),
+    );
+    const encode = (past: object, rest: object = {}) => {
+      const wrong = { ...tensors, ...rest, past: { ...tensors.past!, ...past } };
+      const encoder = device.createCommandEncoder();
+      let passes = 0;
+      const begin = encoder.beginComputePass.bind(encoder);
+      encoder.beginComputePass = (descriptor) => {
+        passes++;
+        return begin(descriptor);
+      };
+      expect(() => attention.encode(encoder, wrong)).toThrow(
+        /^Attention.encode: expected (a buffer for )?(past|kvSeqLen)/,
+      );
+      // Nothing of a call that is refused is encoded.
+      expect(passes).toBe(0);
+    };
+    encode({ seqLen: Number.NaN });
+    encode({ seqLen: 0 });
+    encode({ value: { buffer: tensors.past!.value as GPUBuffer, byteOffset: 256 } });
+    encode({ value: undefined });
+    encode({}, { kvSeqLen: Number.NaN });
+    attention.destroy();
+    gpu.destroy();
+    buffers.forEach(release);
   });
 });
 
@@ -110,6 +194,24 @@ describe("what is refused, at once and by name", () => {
     attention.destroy();
     attention.destroy();
     expect(encode({})).toThrow("Attention.encode: this attention was destroyed");
+    gpu.destroy();
+  });
+
+  it("positions past 2^31 - 1, which would wrap on the GPU", async () => {
+    const c = named("uneven-causal");
+    const gpu = await uploadCase(device, c, makeInputs(c));
+    const attention = await createAttention(device, optionsOf(c));
+    const encode = (wrong: object) => () =>
+      attention.encode(device.createCommandEncoder(), { ...gpu.tensors, ...wrong });
+    const last = 2 ** 31 - 1;
+    expect(encode({ queryPositions: { start: last - 65 } })).toThrow(
+      `Attention.encode: expected queryPositions up to ${last}, got 67 positions from ${last - 65} by 1, up to ${last + 1}`,
+    );
+    expect(encode({ kvPositions: { start: 0, stride: 2 ** 26 } })).toThrow("expected kvPositions up to 2147483647");
+    const positions = gpu.tensors.lse;
+    expect(encode({ queryPositions: { positions, max: 2 ** 31 } })).toThrow("expected queryPositions.max to be");
+    expect(encode({ queryPositions: { start: last - 66 } })).not.toThrow();
+    attention.destroy();
     gpu.destroy();
   });
 
