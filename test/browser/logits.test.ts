@@ -6,9 +6,8 @@
 import { describe, expect, it } from "vitest";
 import { loadModel } from "../../src/model/load-model.ts";
 import type { ModelFiles, RingOptions } from "../../src/model/types.ts";
-import { LlamaReference } from "../../src/reference/llama.ts";
+import { LlamaReference, type ReferenceConfig, type ReferenceWeights } from "../../src/reference/llama.ts";
 import { hasShared, type RandomModel, randomModel, readTensors, stories, testDevice } from "./model-fixtures.ts";
-import type { OracleJob } from "./oracle-worker.ts";
 
 const maxDifference = (a: ArrayLike<number>, b: ArrayLike<number>): number => {
   let max = 0;
@@ -37,17 +36,9 @@ async function gpuLogits(
   }
 }
 
-/** Logits of the oracle in one precision, computed in a worker. */
-function oracleLogits(job: OracleJob): Promise<Float64Array> {
-  const worker = new Worker(new URL("./oracle-worker.ts", import.meta.url), { type: "module" });
-  return new Promise<Float64Array>((resolve, reject) => {
-    worker.onmessage = ({ data }) => resolve(data);
-    worker.onerror = ({ message }) => reject(new Error(`oracle: ${message}`));
-    worker.postMessage(job);
-  }).finally(() => worker.terminate());
-}
-
-function expectLogits({ oracle, plain }: { oracle: Float64Array; plain: Float64Array }, got: Float32Array) {
+function expectLogits(config: ReferenceConfig, weights: ReferenceWeights, ids: readonly number[], got: Float32Array) {
+  const oracle = new LlamaReference(config, weights, "f64").forward(ids);
+  const plain = new LlamaReference(config, weights, "f32").forward(ids);
   const most = tolerance(oracle, plain);
   const error = maxDifference(oracle, got);
   console.log(`error ${error.toExponential(2)}, allowed ${most.toExponential(2)}, largest ${Math.max(...oracle)}`);
@@ -124,9 +115,7 @@ describe("logits of random models equal the oracle's", () => {
     it(name, async () => {
       const { config, files, weights } = make();
       const ids = Array.from({ length: 45 }, (_, index) => (index * 17 + 5) % config.vocab_size);
-      const oracle = new LlamaReference(config, weights, "f64").forward(ids);
-      const plain = new LlamaReference(config, weights, "f32").forward(ids);
-      expectLogits({ oracle, plain }, await gpuLogits(files, ids, ring, { chunk: 16 }));
+      expectLogits(config, weights, ids, await gpuLogits(files, ids, ring, { chunk: 16 }));
     });
 });
 
@@ -137,15 +126,9 @@ describe.skipIf(!hasShared)("logits of stories260K", () => {
     const response = await fetch(`/@fs${__SHARED__}/texts/tinyshakespeare.txt`);
     const ids = model.tokenize((await response.text()).slice(0, 12_000)).slice(0, 3000);
     expect(ids.length).toBe(3000);
-    const config = JSON.parse(new TextDecoder().decode(await files.read("config.json")));
-    const weights = await readTensors(files);
-    // Most of the time goes into the oracles: they and the GPU work side by side.
-    const [oracle, plain, got] = await Promise.all([
-      oracleLogits({ config, weights, ids, precision: "f64" }),
-      oracleLogits({ config, weights, ids, precision: "f32" }),
-      model.logits(ids),
-    ]);
+    const got = await model.logits(ids);
     model.destroy();
-    expectLogits({ oracle, plain }, got);
+    const config = JSON.parse(new TextDecoder().decode(await files.read("config.json")));
+    expectLogits(config, await readTensors(files), ids, got);
   });
 });
