@@ -39,7 +39,7 @@ export interface AttentionOptions {
   causalBlockSize?: number;
   /** Sliding window: only keys with `queryPosition - keyPosition < window` (and, where not causal, the mirror). */
   window?: number;
-  /** Attention mask given per call: `additive` (f32, added to the scores) or `boolean` (bytes; 0 hides). */
+  /** Attention mask given per call: `additive` (f32, added to the scores; -inf hides, other values count within +-6e37) or `boolean` (bytes; 0 hides). */
   mask?: "none" | "additive" | "boolean";
   /** Calls carry segment ids: a query sees keys of its own segment only (packed sequences). */
   hasSegments?: boolean;

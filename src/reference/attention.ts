@@ -25,7 +25,7 @@ export interface ReferenceAttentionOptions {
   queryPosition?: (b: number, t: number) => number;
   /** Position of key s of batch entry b. Default s. */
   kvPosition?: (b: number, s: number) => number;
-  /** Added to the score; -Infinity hides. */
+  /** Added to the score; -Infinity hides, and every other value counts within +-6e37, as in the kernels. */
   mask?: (b: number, h: number, t: number, s: number) => number;
   /** `[B, T]` */
   querySegments?: ArrayLike<number>;
@@ -77,7 +77,7 @@ export function referenceAttention(
           for (let d = 0; d < headDim; d++) product = round(product + round(query[q + d]! * key[k + d]!));
           let score = round(product * scale);
           if (softcap > 0) score = round(softcap * round(Math.tanh(round(score / softcap))));
-          if (options.mask) score = round(score + options.mask(b, h, t, s));
+          if (options.mask) score = round(score + clampMask(options.mask(b, h, t, s)));
           scores[s] = score;
           top = Math.max(top, score);
         }
@@ -101,6 +101,12 @@ export function referenceAttention(
     }
   return { output, lse };
 }
+
+/** Beyond it a mask in base 2 would leave the range of f32, or count as hidden. */
+const MASK_LIMIT = 6e37;
+
+const clampMask = (value: number): number =>
+  value === Number.NEGATIVE_INFINITY ? value : Math.min(Math.max(value, -MASK_LIMIT), MASK_LIMIT);
 
 /** Whether positions, segments and lengths let query t see key s. */
 function isVisible(options: ReferenceAttentionOptions, b: number, t: number, s: number): boolean {

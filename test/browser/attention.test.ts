@@ -13,8 +13,13 @@ beforeAll(async () => {
   device = await requestRingwiseDevice();
 });
 
-async function conform(c: AttentionCase, extra: Partial<AttentionOptions>, limits: AttentionLimits = {}, seed = 1) {
-  const inputs = makeInputs(c, seed);
+async function conform(
+  c: AttentionCase,
+  extra: Partial<AttentionOptions>,
+  limits: AttentionLimits = {},
+  seed = 1,
+  inputs = makeInputs(c, seed),
+) {
   const gpu = await uploadCase(device, c, inputs);
   const attention = await createAttention(device, { ...optionsOf(c), ...extra }, limits);
   try {
@@ -54,6 +59,25 @@ describe("tensors larger than one binding are cut", () => {
   )("%s", async (_name, c) => {
     for (const kind of ["flash", "blockwise"] as const)
       await conform(c, { kind, blockSize: 16 }, { maxBindingByteLength: 2304 });
+  });
+});
+
+describe("additive masks of extreme values", () => {
+  const lowest = -3.4028234663852886e38;
+  it.each([
+    ["the lowest float everywhere: the mean", () => lowest],
+    ["the lowest float beside zeros", (t: number, s: number) => (s > t ? lowest : 0)],
+    ["the lowest float beside -inf", (t: number, s: number) => (s > t ? lowest : Number.NEGATIVE_INFINITY)],
+    ["-1e38 beside the lowest float: a tie", (_t: number, s: number) => (s % 2 ? -1e38 : lowest)],
+    ["-2e38 beside -inf", (t: number, s: number) => (s > t ? Number.NEGATIVE_INFINITY : -2e38)],
+    ["the highest float", (t: number, s: number) => (s > t ? 0 : -lowest)],
+    ["a first tile of -inf", (_t: number, s: number) => (s < 40 ? Number.NEGATIVE_INFINITY : 0)],
+  ] as const)("%s", async (_name, value) => {
+    const c: AttentionCase = { ...named("mask-additive"), batch: 1, seqLen: 9, kvSeqLen: 70 };
+    const inputs = makeInputs(c);
+    inputs.mask!.data = Float32Array.from({ length: 9 * 70 }, (_, i) => value(Math.floor(i / 70), i % 70));
+    for (const extra of [{}, { kind: "vanilla" }, { design: "tile" }, { kind: "blockwise", blockSize: 16 }] as const)
+      await conform(c, extra, {}, 1, inputs);
   });
 });
 
