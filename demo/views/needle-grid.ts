@@ -36,7 +36,7 @@ export class NeedleGrid {
         }),
       ),
     );
-    const caption = html("caption", {}, "Needle found, by depth (rows) and length in tokens (columns)");
+    const caption = html("caption", {}, "Depth down, length in tokens across");
     this.root.replaceChildren(
       html("table", { class: "needle-table" }, caption, html("thead", {}, head), html("tbody", {}, ...rows)),
     );
