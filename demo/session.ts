@@ -257,7 +257,7 @@ export class Session {
 
   private end(result: Omit<DemoResult, "answer">): void {
     this.setState(result.state);
-    this.ring.finish(result.state === "done" ? "at rest" : result.state);
+    this.ring.finish(result.state === "done" ? "at rest" : `run ${result.state}`);
     const cells = this.kind === "needle" ? { cells: this.cells } : {};
     this.automation.end({ answer: this.kind === "run" ? this.answer.text : "", ...this.facts, ...cells, ...result });
   }
