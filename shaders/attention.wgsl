@@ -10,7 +10,12 @@
 // Measured, SwiftShader in headless Chrome on two cores, f32, 8 heads x 64, multiply-add peak (fma-peak.wgsl, 37-40 GFLOP/s)
 // timed in turn in the same run: with quads 1024 tokens 9.4 GFLOP/s (25% of the peak), causal 8.9 (23%), 2048 tokens 9.3,
 // 4096 causal 9.4, head size 128 9.4, 256 10.3, 8 2.7; without quads 4.4 (11%). On a busy machine 8 x 32 tiles were slower
-// (15% against 22%), and 16 x 32 took 11 s to compile. Reading buffers is what costs: a vec4 as much as 20 multiply-adds.
+// (15% against 22%), and 16 x 32 took 11 s to compile.
+// Where SwiftShader's time goes (512 tokens, CPU time with a part left out, on a busy machine): Q.K 40%, P.V 40%, hiding 5%
+// (its branch is walked by every tile), exp2 4%. Leaving out the reads of Q saves 5%, of K 3%, of acc 14%. In its machine code
+// one turn of either loop takes 64 KiB, mostly moves: a read is a branch per lane, and each number that a loop carries is
+// merged by lane mask in 12 instructions; that this size is what costs is likely, not proven. Slower or no faster were:
+// D unrolled by two, fma() chains, dot() for the matrix products, keys one by one, quadSwap for quadBroadcast, 12 x 16 tiles.
 
 diagnostic(off, subgroup_uniformity);
 
