@@ -184,9 +184,12 @@ export function maxError(got: ArrayLike<number>, want: ArrayLike<number>): numbe
   return worst;
 }
 
+/** The last two bits of a number of about one: how far a correctly computed f32 may lie off by its rounding alone. */
+const LAST_BITS = 2 ** -22;
+
 /**
- * The rule of the project: at most twice the error that a plain computation in the same precision makes, plus a floor for
- * the last bits of numbers of about one.
+ * The rule of the project: at most twice the error that a plain computation in the same precision makes, plus a floor of the
+ * last bits of each number (of its size, and of 1 for smaller ones).
  */
 export function expectClose(
   got: { output: ArrayLike<number>; lse: ArrayLike<number> },
@@ -195,12 +198,16 @@ export function expectClose(
   dtype: "f32" | "f16",
 ): void {
   const rounded = (x: number) => (dtype === "f16" ? decodeF16(encodeF16(x)) : Math.fround(x));
-  const floor = 2e-6;
-  const checks = [
-    ["output", maxError(got.output, oracle.output), 2 * maxError(plain.output.map(rounded), oracle.output) + floor],
-    ["lse", maxError(got.lse, oracle.lse), 2 * maxError(plain.lse, oracle.lse) + floor],
-  ] as const;
-  for (const [name, error, limit] of checks)
-    if (!(error <= limit))
-      throw new Error(`${name}: error ${error.toExponential(2)} exceeds ${limit.toExponential(2)}`);
+  const check = (name: string, values: ArrayLike<number>, want: ArrayLike<number>, plainValues: ArrayLike<number>) => {
+    const allowed = 2 * maxError(plainValues, want);
+    if (values.length !== want.length) throw new Error(`${name}: ${values.length} values, expected ${want.length}`);
+    for (let i = 0; i < want.length; i++) {
+      const error = maxError([values[i]!], [want[i]!]);
+      const limit = allowed + (Number.isFinite(want[i]!) ? LAST_BITS * Math.max(1, Math.abs(want[i]!)) : 0);
+      if (!(error <= limit))
+        throw new Error(`${name}[${i}]: error ${error.toExponential(2)} exceeds ${limit.toExponential(2)}`);
+    }
+  };
+  check("output", got.output, oracle.output, plain.output.map(rounded));
+  check("lse", got.lse, oracle.lse, plain.lse);
 }
