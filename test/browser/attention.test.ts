@@ -5,7 +5,8 @@ import { allocate, read, release, upload } from "../../src/gpu/buffers.ts";
 import { requestRingwiseDevice } from "../../src/gpu/device.ts";
 import { type AttentionLimits, createAttention } from "../../src/kernels/attention.ts";
 import type { AttentionOptions, AttentionTensors } from "../../src/kernels/attention-types.ts";
-import { expectClose, expected, makeInputs, optionsOf, uploadCase } from "../attention-harness.ts";
+import type { ReferenceAttentionOptions } from "../../src/reference/attention.ts";
+import { expectClose, expected, makeInputs, optionsOf, seededRandom, uploadCase } from "../attention-harness.ts";
 import { type AttentionCase, TEST_CASES } from "../cases.ts";
 
 let device: GPUDevice;
@@ -34,19 +35,22 @@ async function conform(
 
 const named = (name: string): AttentionCase => TEST_CASES.find((c) => c.name === name)!;
 const each = (cases: readonly AttentionCase[]) => cases.map((c) => [c.name, c] as const);
-/** One of each concern, for the designs that share all but their inner loop with the one that runs every case. */
+/** One of each concern, for the kernels that share all but their inner loop with one that runs every case. */
 const SAMPLE = ["uneven", "gqa", "bhtd", "head-dim-5-value-7", "window", "everything", "decode-few-rows"].map(named);
 
-describe("flash: every case", () => {
-  it.each(each(TEST_CASES))("%s", (_name, c) => conform(c, {}));
+describe.each([
+  ["flash", {}],
+  ["vanilla", { kind: "vanilla" }],
+  // What GPUs get by default.
+  ["tile design", { design: "tile" }],
+] as const)("%s: every case", (_name, extra) => {
+  it.each(each(TEST_CASES))("%s", (_case, c) => conform(c, extra));
 });
 
 describe.each([
   ["blockwise", { kind: "blockwise", blockSize: 16 }],
-  ["vanilla", { kind: "vanilla" }],
   ["register design", { design: "register" }],
   ["subgroup design", { design: "subgroup" }],
-  ["tile design", { design: "tile" }],
 ] as const)("%s", (_name, extra) => {
   it.each(each(SAMPLE))("%s", (_case, c) => conform(c, extra));
 });
@@ -79,6 +83,131 @@ describe("additive masks of extreme values", () => {
     for (const extra of [{}, { kind: "vanilla" }, { design: "tile" }, { kind: "blockwise", blockSize: 16 }] as const)
       await conform(c, extra, {}, 1, inputs);
   });
+});
+
+describe("positions, broadcasts and sizes that no named case has", () => {
+  const base: AttentionCase = { ...named("gqa"), seqLen: 13, kvSeqLen: 50, headDim: 8, heads: 4 };
+  /** The kind and the design that compile fast: what is tested here comes before the inner loop, which they share. */
+  const EXTRAS = [{ design: "tile" }, { kind: "vanilla" }] as const;
+
+  /** One call with other tensors than the case's own, against the oracle with other options. */
+  async function compare(
+    c: AttentionCase,
+    tensors: (put: (data: ArrayBufferView<ArrayBuffer>) => Promise<GPUBuffer>) => Promise<Partial<AttentionTensors>>,
+    oracle: Partial<ReferenceAttentionOptions>,
+    inputs = makeInputs(c),
+    limits: AttentionLimits = {},
+  ) {
+    const buffers: GPUBuffer[] = [];
+    const gpu = await uploadCase(device, c, inputs);
+    const changed = await tensors(async (data) => {
+      const buffer = await upload(device, "of this test", data);
+      buffers.push(buffer);
+      return buffer;
+    });
+    const want = [expected(c, inputs, "f64", oracle), expected(c, inputs, "f32", oracle)] as const;
+    for (const extra of EXTRAS) {
+      // Half of it cuts the keys as well, which kind "vanilla" does not do.
+      const maxBindingByteLength =
+        limits.maxBindingByteLength && limits.maxBindingByteLength / ("kind" in extra ? 1 : 2);
+      const attention = await createAttention(device, { ...optionsOf(c), ...extra }, { maxBindingByteLength });
+      const got = await gpu.run((target) => attention.encode(target, { ...gpu.tensors, ...changed }));
+      expectClose(got, ...want, c.dtype);
+      attention.destroy();
+    }
+    gpu.destroy();
+    buffers.forEach(release);
+  }
+
+  const shifted = (list: number[], b: number) => list.map((position) => position + 5 * b);
+  const queryList = Array.from({ length: 13 }, (_, t) => 7 + 3 * t + (t % 3));
+  const kvList = Array.from({ length: 50 }, (_, s) => s + Math.floor(s / 4));
+
+  it("listed positions, with gaps", () =>
+    compare(
+      { ...base, window: 20 },
+      async (put) => ({
+        queryPositions: { positions: await put(Uint32Array.from(queryList)) },
+        kvPositions: { positions: await put(Uint32Array.from(kvList)), min: kvList[0], max: kvList.at(-1) },
+      }),
+      { queryPosition: (_b, t) => queryList[t]!, kvPosition: (_b, s) => kvList[s]! },
+    ));
+
+  it("listed positions per batch entry, also cut in pieces", async () => {
+    for (const maxBindingByteLength of [undefined, 4096])
+      await compare(
+        base,
+        async (put) => ({
+          queryPositions: {
+            positions: await put(Uint32Array.from([...queryList, ...shifted(queryList, 1)])),
+            perBatch: true,
+          },
+          kvPositions: { positions: await put(Uint32Array.from([...kvList, ...shifted(kvList, 2)])), perBatch: true },
+        }),
+        { queryPosition: (b, t) => shifted(queryList, b)[t]!, kvPosition: (b, s) => shifted(kvList, 2 * b)[s]! },
+        undefined,
+        { maxBindingByteLength },
+      );
+  });
+
+  it("keys and queries strided, as in a striped ring", () =>
+    compare(base, async () => ({ queryPositions: { start: 2, stride: 4 }, kvPositions: { start: 1, stride: 3 } }), {
+      queryPosition: (_b, t) => 2 + 4 * t,
+      kvPosition: (_b, s) => 1 + 3 * s,
+    }));
+
+  it("the last positions there are, below 2^31", () => {
+    const [queryStart, kvStart] = [2 ** 31 - 13, 2 ** 31 - 50];
+    return compare(
+      { ...base, window: 20, causalBlockSize: 4 },
+      async () => ({ queryPositions: { start: queryStart }, kvPositions: { start: kvStart } }),
+      { queryPosition: (_b, t) => queryStart + t, kvPosition: (_b, s) => kvStart + s },
+    );
+  });
+
+  describe.each(["additive", "boolean"] as const)("a mask that is %s, with grouped heads", (mask) => {
+    it.each([
+      ["T", [2, 4, 1, 50]],
+      ["S", [2, 4, 13, 1]],
+      ["H", [2, 1, 13, 50]],
+      ["B and T", [1, 4, 1, 50]],
+      ["nothing", [2, 4, 13, 50]],
+    ] as const)("and broadcast over %s, whole and cut in pieces", async (_axis, shape) => {
+      const c: AttentionCase = { ...base, mask: "none", isCausal: false };
+      const random = seededRandom(5);
+      const [B, H, T, S] = shape;
+      const data = Float32Array.from({ length: B * H * T * S }, () => {
+        const x = random();
+        return mask === "boolean" ? (x > -0.4 ? 1 : 0) : x > 0.7 ? Number.NEGATIVE_INFINITY : x;
+      });
+      const value = (b: number, h: number, t: number, s: number) =>
+        data[((Math.min(b, B - 1) * H + Math.min(h, H - 1)) * T + Math.min(t, T - 1)) * S + Math.min(s, S - 1)]!;
+      const hides = (x: number) => (x ? 0 : Number.NEGATIVE_INFINITY);
+      for (const maxBindingByteLength of [undefined, 4096])
+        await compare(
+          { ...c, mask },
+          async (put) => ({
+            mask: { buffer: await put(mask === "boolean" ? Uint8Array.from(data) : data), shape },
+          }),
+          { mask: (b, h, t, s) => (mask === "boolean" ? hides(value(b, h, t, s)) : value(b, h, t, s)) },
+          makeInputs(c),
+          { maxBindingByteLength },
+        );
+    });
+  });
+
+  it("scores of a million", async () => {
+    const c: AttentionCase = { ...base, scale: 2 ** 18 };
+    const inputs = makeInputs(c);
+    // Few bits, so that every product and sum is exact and only the softmax is compared.
+    for (const side of [inputs.query, inputs.key]) side.set(side.map((x) => Math.round(2 * x) / 2));
+    await compare(c, async () => ({}), {}, inputs);
+  });
+
+  it.each([
+    [3, 255],
+    [255, 3],
+  ])("headDim %d, valueDim %d", (headDim, valueDim) => compare({ ...base, headDim, valueDim }, async () => ({}), {}));
 });
 
 describe("a past", () => {
@@ -164,7 +293,7 @@ describe("a past", () => {
   });
 });
 
-it("any shape, split and mask equals the oracle", async () => {
+it("any sizes, causal offset and window equal the oracle", async () => {
   const cases = fc.record({
     ...{ batch: fc.integer({ min: 1, max: 2 }), seqLen: fc.integer({ min: 1, max: 40 }) },
     ...{ kvSeqLen: fc.integer({ min: 1, max: 90 }), kvHeads: fc.integer({ min: 1, max: 2 }) },
