@@ -15,7 +15,8 @@ const withoutFunctionName = (message: string): string => message.replace(/^[A-Za
 
 const sentence = (text: string): string => {
   const trimmed = withoutFunctionName(text).trim();
-  const capital = trimmed.charAt(0).toUpperCase() + trimmed.slice(1);
+  // A word gets its capital; a name (owner/model, config.json) stays as it is spelt.
+  const capital = trimmed.replace(/^[a-z]+(?=[\s,])/, (word) => word.charAt(0).toUpperCase() + word.slice(1));
   return /[.!?]$/.test(capital) ? capital : `${capital}.`;
 };
 

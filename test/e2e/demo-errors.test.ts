@@ -102,6 +102,15 @@ describe("a lost device", () => {
 describe("a model that cannot be had", () => {
   test("id that cannot be fetched: names it, keeps the inputs, and the default model still runs", () =>
     withPage("modelId=nobody-at-all/no-such-model&length=512&question=Where%3F", async (page) => {
+      // What the Hub answers for a name it does not know: the test needs no network, nor waits for one.
+      const engine = await engineOf(page);
+      await engine.evaluate(() => {
+        const { fetch } = globalThis;
+        globalThis.fetch = async (input, init) =>
+          new URL(input instanceof Request ? input.url : input, location.href).host === "huggingface.co"
+            ? new Response("Invalid username or password.", { status: 401 })
+            : fetch(input, init);
+      });
       await page.click("#run");
       const result = await resultOf(page);
       expect(result).toMatchObject({ state: "failed", error: { name: "ModelSourceError" } });
@@ -187,6 +196,13 @@ describe("explainError", () => {
     expect(explanation.what).toBe("The GPU refused 900 bytes (held so far: 5).");
     expect(explanation.todo).toMatch(/block memory to “host”/);
     expect(explanation.action).toBe("retry");
+  });
+
+  test("begins a sentence with a capital, and leaves names as they are spelt", () => {
+    const whatOf = (message: string) => explainError({ name: "ModelFormatError", message }).what;
+    expect(whatOf("loadModel: expected a list")).toBe("Expected a list.");
+    expect(whatOf("loadModel: config.json is empty")).toBe("config.json is empty.");
+    expect(whatOf("nobody/no-such: expected a model")).toBe("nobody/no-such: expected a model.");
   });
 
   test("shows an unknown error as it came", () => {
