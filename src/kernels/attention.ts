@@ -40,6 +40,8 @@ export interface AttentionLimits {
 /** Query tokens whose state the scratch holds: the size of a query piece of kind "blockwise". */
 const SCRATCH_TOKENS_CPU = 256;
 const SCRATCH_TOKENS_GPU = 4096;
+/** So few query tokens are decode, however many query heads share a K/V head: their keys are split. */
+const DECODE_TOKENS = 4;
 const DEFAULT_SCORE_BYTES = 64 * 2 ** 20;
 
 /**
@@ -148,7 +150,7 @@ class SingleAttention implements Attention {
     { blocks }: QueryPiece,
   ): boolean {
     const piece = blocks[0]!;
-    if (piece.seqLen * this.resolved.group >= FEW_ROWS) return false;
+    if (piece.seqLen > DECODE_TOKENS && piece.seqLen * this.resolved.group >= FEW_ROWS) return false;
     const splits = engine.splitsFor(piece);
     if (splits < 2) return false;
     engine.encodeSplit(target, call, piece, splits);

@@ -210,6 +210,27 @@ describe("positions, broadcasts and sizes that no named case has", () => {
   ])("headDim %d, valueDim %d", (headDim, valueDim) => compare({ ...base, headDim, valueDim }, async () => ({}), {}));
 });
 
+it("decode with many query heads per K/V head splits the keys: parts and a merge instead of one pass", async () => {
+  const c: AttentionCase = { ...named("decode"), heads: 32, kvHeads: 1, headDim: 16, kvSeqLen: 600, queryStart: 599 };
+  const inputs = makeInputs(c);
+  const gpu = await uploadCase(device, c, inputs);
+  const attention = await createAttention(device, optionsOf(c));
+  let passes = 0;
+  const got = await gpu.run((target) => {
+    const encoder = target as GPUCommandEncoder;
+    const begin = encoder.beginComputePass.bind(encoder);
+    encoder.beginComputePass = (descriptor) => {
+      passes++;
+      return begin(descriptor);
+    };
+    attention.encode(encoder, gpu.tensors);
+  });
+  expect(passes).toBe(2);
+  expectClose(got, expected(c, inputs), expected(c, inputs, "f32"), c.dtype);
+  attention.destroy();
+  gpu.destroy();
+});
+
 describe("a past", () => {
   const [batch, pastLen, seqLen, kvHeads, headDim, valueDim] = [2, 37, 5, 2, 4, 6];
   const c: AttentionCase = {
