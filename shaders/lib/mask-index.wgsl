@@ -1,7 +1,6 @@
 // Where a pair lies in the mask tensor. Rows and columns are counted in global positions from the mask's origins; a
 // broadcast axis has stride 0. What lies outside of the mask is hidden.
 
-const HAS_MASK: bool = true;
 const OUTSIDE_MASK: u32 = 0xffffffffu;
 
 fn mask_index(b: u32, h: u32, t: u32, s: u32) -> u32 {

@@ -1,5 +1,3 @@
 // No mask tensor.
 
-const HAS_MASK: bool = false;
-
 fn masked_score(b: u32, h: u32, t: u32, s: u32, score: f32) -> f32 { return score; }

@@ -1,5 +1,3 @@
 // One sequence: no segment ids.
 
-const HAS_SEGMENTS: bool = false;
-
 fn same_segment(b: u32, t: u32, s: u32) -> bool { return true; }

@@ -1,7 +1,5 @@
 // Packed sequences: a query sees keys of its own segment only.
 
-const HAS_SEGMENTS: bool = true;
-
 @group(0) @binding(10) var<storage, read> query_segments: array<u32>;
 @group(0) @binding(11) var<storage, read> kv_segments: array<u32>;
 

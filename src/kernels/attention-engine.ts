@@ -173,7 +173,7 @@ export class AttentionEngine {
   }
 
   private kernelFor(piece: AttentionPiece): Compiled {
-    return piece.seqLen * this.resolved.group < FEW_ROWS ? this.fewRows : this.step;
+    return piece.seqLen * this.resolved.group < FEW_ROWS_BELOW ? this.fewRows : this.step;
   }
 
   private launch(
@@ -192,7 +192,7 @@ export class AttentionEngine {
 }
 
 /** Below so many rows per K/V head a call counts as one of few rows. */
-export const FEW_ROWS = 16;
+export const FEW_ROWS_BELOW = 16;
 /** A split over keys aims at so many invocations and goes no finer than so many keys. */
 const SPLIT_INVOCATIONS_CPU = 64;
 const SPLIT_INVOCATIONS_GPU = 8192;

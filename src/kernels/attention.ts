@@ -4,7 +4,7 @@ import { describeAdapter } from "../gpu/device.ts";
 import type { CommandTarget } from "../gpu/dispatch.ts";
 import { expectInteger } from "../shape.ts";
 import { type AttentionCall, describeCall } from "./attention-call.ts";
-import { AttentionEngine, FEW_ROWS } from "./attention-engine.ts";
+import { AttentionEngine, FEW_ROWS_BELOW } from "./attention-engine.ts";
 import { stateElements } from "./attention-merge.ts";
 import { checkAttentionDevice, type ResolvedAttention, resolveAttention } from "./attention-options.ts";
 import { encodePresent } from "./attention-past.ts";
@@ -150,7 +150,7 @@ class SingleAttention implements Attention {
     { blocks }: QueryPiece,
   ): boolean {
     const piece = blocks[0]!;
-    if (piece.seqLen > DECODE_TOKENS && piece.seqLen * this.resolved.group >= FEW_ROWS) return false;
+    if (piece.seqLen > DECODE_TOKENS && piece.seqLen * this.resolved.group >= FEW_ROWS_BELOW) return false;
     const splits = engine.splitsFor(piece);
     if (splits < 2) return false;
     engine.encodeSplit(target, call, piece, splits);

@@ -8,21 +8,30 @@
 import { OptionError } from "../errors.ts";
 import { expectInteger } from "../shape.ts";
 
-/** How positions become angles; the same shape as the model's `RopeConfig`. */
+/** How positions become angles. Frequencies of dimension pair i start as `theta ** (-2 i / headDim)`. */
 export type RopeScaling =
+  /** Angles as they are. */
   | { type: "default"; theta: number }
+  /** Position interpolation: angles divided by `factor`. */
   | { type: "linear"; theta: number; factor: number }
+  /** Dynamic NTK: theta grows once the sequence is longer than `originalMaxPositions`. */
   | { type: "dynamic"; theta: number; factor: number; originalMaxPositions: number }
+  /** NTK by parts: slow dimensions interpolated, fast ones kept, a ramp between; cos and sin times `attentionFactor`. */
   | {
       type: "yarn";
       theta: number;
       factor: number;
       originalMaxPositions: number;
+      /** Resolved: as given, or from mscale, or 0.1 ln(factor) + 1. */
       attentionFactor: number;
+      /** Rotations within the original context above which a dimension is kept. Default 32. */
       betaFast: number;
+      /** Rotations below which a dimension is interpolated whole. Default 1. */
       betaSlow: number;
+      /** The ramp's ends are rounded outwards to whole dimensions. Default true. */
       truncate: boolean;
     }
+  /** Llama 3.1: as yarn in wavelengths, without the attention factor. */
   | {
       type: "llama3";
       theta: number;

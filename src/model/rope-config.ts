@@ -3,40 +3,11 @@
  * newer form of both in one). Sources: RoFormer (arXiv 2104.09864), YaRN (arXiv 2309.00071), Llama 3.1's scaling.
  */
 import { ModelFormatError, UnsupportedModelError } from "../errors.ts";
+import type { RopeScaling } from "../kernels/rope-tables.ts";
 import { describeJson, Fields, isJsonObject } from "./json.ts";
 
-/** How positions become angles. Frequencies of dimension pair i start as `theta ** (-2 i / headDim)`. */
-export type RopeConfig =
-  /** Angles as they are. */
-  | { type: "default"; theta: number }
-  /** Position interpolation: angles divided by `factor`. */
-  | { type: "linear"; theta: number; factor: number }
-  /** Dynamic NTK: theta grows once the sequence is longer than `originalMaxPositions`. */
-  | { type: "dynamic"; theta: number; factor: number; originalMaxPositions: number }
-  /** NTK by parts: slow dimensions interpolated, fast ones kept, a ramp between; cos and sin times `attentionFactor`. */
-  | {
-      type: "yarn";
-      theta: number;
-      factor: number;
-      originalMaxPositions: number;
-      /** Resolved: as given, or from mscale, or 0.1 ln(factor) + 1. */
-      attentionFactor: number;
-      /** Rotations within the original context above which a dimension is kept. Default 32. */
-      betaFast: number;
-      /** Rotations below which a dimension is interpolated whole. Default 1. */
-      betaSlow: number;
-      /** The ramp's ends are rounded outwards to whole dimensions. Default true. */
-      truncate: boolean;
-    }
-  /** Llama 3.1: as yarn in wavelengths, without the attention factor. */
-  | {
-      type: "llama3";
-      theta: number;
-      factor: number;
-      lowFreqFactor: number;
-      highFreqFactor: number;
-      originalMaxPositions: number;
-    };
+/** What the kernels' angle tables are made from. */
+export type RopeConfig = RopeScaling;
 
 /** YaRN's attention temperature as a factor on cos and sin (section 3.4 of the paper; mscale as DeepSeek uses it). */
 const yarnMscale = (factor: number, mscale = 1): number => (factor <= 1 ? 1 : 0.1 * mscale * Math.log(factor) + 1);
