@@ -61,3 +61,25 @@ export class ModelFormatError extends RingwiseError {
 export class ModelSourceError extends RingwiseError {
   override name = "ModelSourceError";
 }
+
+/** A link between two peers: closed, its epoch over, or what came over it breaks the protocol. */
+export class LinkError extends RingwiseError {
+  override name = "LinkError";
+  constructor(
+    message: string,
+    /** closed: the other end is gone; epoch: the ring was planned anew meanwhile; violation: the other end broke the protocol. */
+    readonly why: "closed" | "epoch" | "violation",
+  ) {
+    super(message);
+  }
+}
+
+/** A ring of peers cannot go on: nobody leads it, nobody is left, a peer was turned away or sent away. */
+export class PeerError extends RingwiseError {
+  override name = "PeerError";
+}
+
+/** A room could not be made or joined: a broken invitation, no signalling, a wrong secret. */
+export class RoomError extends RingwiseError {
+  override name = "RoomError";
+}

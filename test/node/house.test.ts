@@ -9,9 +9,12 @@ const root = fileURLToPath(new URL("../..", import.meta.url));
 /** What a room may import beside itself, and files of src/ that every room may. */
 const ARROWS: Record<string, readonly string[]> = {
   gpu: [],
+  link: [],
   kernels: ["gpu"],
-  ring: ["kernels", "gpu"],
-  model: ["ring", "kernels", "gpu"],
+  ring: ["kernels", "gpu", "link"],
+  model: ["ring", "kernels", "gpu", "link"],
+  peers: ["model", "ring", "kernels", "gpu", "link"],
+  room: ["link"],
   train: ["model", "ring", "kernels", "gpu"],
   reference: [],
 };
