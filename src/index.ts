@@ -53,16 +53,20 @@ export {
   type RopeTensors,
 } from "./kernels/rope.ts";
 export { type RopeScaling, type RopeTableOptions, ropeTable } from "./kernels/rope-tables.ts";
+export type * from "./link/types.ts";
 export { loadModel, loadPreset, type PresetOptions } from "./model/load-model.ts";
 export { type NeedleText, type NeedleTextOptions, needleText } from "./model/needle-text.ts";
 export { PRESET_NAMES, type PresetName } from "./model/presets.ts";
 export { sourceFromDrop } from "./model/sources.ts";
 export type * from "./model/types.ts";
+export type * from "./peers/types.ts";
 export type { KvAppendTensors, KvBlock } from "./ring/kv-block.ts";
 export type { GpuPage, HostPage, HostRows, KvPage, RingBlock } from "./ring/kv-page.ts";
+export type * from "./ring/rank-types.ts";
 export { createRingAttention } from "./ring/ring-attention.ts";
 export type * from "./ring/ring-types.ts";
 export { type ShardOptions, shardTokens } from "./ring/shard.ts";
 export type { ArrivedPage, Transport, TransportPass } from "./ring/transport.ts";
 export type * from "./ring/types.ts";
+export type * from "./room/types.ts";
 export type { AttentionLayout, Dtype, WeightDtype } from "./shape.ts";
