@@ -150,8 +150,17 @@ export interface LaunchOptions {
   headless?: boolean;
   /** Milliseconds one protocol call may take; a long prefill is one call. Default: one hour. */
   protocolTimeoutMs?: number;
+  /** Keep Puppeteer's switches against slowing down hidden tabs. Default true; false: as a person's Chrome does. */
+  keepsHiddenTabsFast?: boolean;
   log?: (line: string) => void;
 }
+
+/** Puppeteer's switches that hide what Chrome does to tabs that nobody sees. */
+const BACKGROUND_SWITCHES = [
+  "--disable-background-timer-throttling",
+  "--disable-backgrounding-occluded-windows",
+  "--disable-renderer-backgrounding",
+];
 
 /** Finds a Chrome and starts it with WebGPU. The caller closes it. */
 export async function launchChrome(options: LaunchOptions = {}): Promise<Browser> {
@@ -159,6 +168,7 @@ export async function launchChrome(options: LaunchOptions = {}): Promise<Browser
     executablePath: await ensureChrome(options.log),
     headless: options.headless ?? true,
     args: chromeArguments(options.adapter ?? chooseAdapter()),
+    ignoreDefaultArgs: options.keepsHiddenTabsFast === false ? BACKGROUND_SWITCHES : [],
     protocolTimeout: options.protocolTimeoutMs ?? 3_600_000,
     waitForInitialPage: false,
   });

@@ -1,14 +1,16 @@
 /** `ringwise generate`: text from a model, in headless Chrome or in Node. */
-import { readFileSync, statSync } from "node:fs";
+import { readFileSync } from "node:fs";
 import { Command, Option } from "commander";
-import type { AttentionKind, BlockMemory, Prompt, RingLayout } from "../index.ts";
+import type { AttentionKind, BlockMemory, Prompt, RingLayout, WireDtype } from "../index.ts";
 import { UsageError } from "./errors.ts";
 import { openFolder } from "./folder-source.ts";
 import { type GenerateJob, type GenerateResult, type JobEvent, runGenerate } from "./generate-job.ts";
+import { generateWithPeers, refuseWithoutPeers } from "./generate-peers.ts";
 import { runInPage } from "./harness.ts";
+import { type ModelPlace, placeOf } from "./model-place.ts";
 import { createNodeDevice } from "./node-device.ts";
 import { integer, number, tokenIds } from "./parse.ts";
-import { builtFolder } from "./paths.ts";
+import { RING_LINKS, type RingLink } from "./peer-ring.ts";
 import { formatRing, formatSpeed } from "./ring-table.ts";
 import { adapterOption, chromeAdapter, jsonOption, runtimeOption } from "./shared-options.ts";
 import { openTerminal, type Terminal } from "./terminal.ts";
@@ -30,20 +32,12 @@ interface GenerateFlags {
   attention: AttentionKind;
   bos: boolean;
   runtime: "chrome" | "node";
+  peers?: number;
+  link?: RingLink;
+  wire?: WireDtype;
+  replicas?: number;
   adapter?: string;
   json?: boolean;
-}
-
-/** Where a model is read from: a folder on this machine, or a URL or Hugging Face id that `loadModel` takes as it is. */
-type ModelPlace = { folder: string } | { source: string };
-
-function placeOf(model: string | undefined): ModelPlace {
-  if (model === undefined) return { folder: builtFolder("demo/models/default") };
-  const stat = statSync(model, { throwIfNoEntry: false });
-  if (stat?.isDirectory()) return { folder: model };
-  if (stat) throw new UsageError(`--model ${model}: expected a folder, a URL or a Hugging Face id, got a file`);
-  if (/^https?:\/\//.test(model) || /^[\w.-]+\/[\w.-]+$/.test(model)) return { source: model };
-  throw new UsageError(`--model ${model}: no such folder, and neither a URL nor a Hugging Face id ("owner/name")`);
 }
 
 function promptOf(flags: GenerateFlags): Prompt {
@@ -87,6 +81,8 @@ async function run(flags: GenerateFlags, place: ModelPlace, job: GenerateJob, te
 async function generate(flags: GenerateFlags): Promise<void> {
   const terminal = openTerminal(flags.json === true);
   const prompt = promptOf(flags);
+  if (flags.peers !== undefined) return generateWithPeers(prompt, { ...flags, peers: flags.peers }, terminal);
+  refuseWithoutPeers(flags);
   if (flags.attention !== "ring" && flags.kv === "host")
     throw new UsageError(`--kv host: only --attention ring keeps K/V blocks in host memory, got ${flags.attention}`);
   if (flags.attention !== "ring" && flags.worldSize > 1)
@@ -126,6 +122,17 @@ export function generateCommand(): Command {
     .option("--top-k <n>", "keep the n likeliest tokens; 0: all", integer(0), 0)
     .option("--seed <n>", "seed of the sampler", integer(0, 0xffffffff), 0)
     .option("--world-size <n>", "ranks of the ring", integer(1, 64), 1)
+    .option("--peers <n>", "a ring of n peers, each with a GPU device of its own, all started here", integer(1, 64))
+    .addOption(
+      new Option(
+        "--link <link>",
+        "with --peers: workers of one page (default); tabs of one Chrome; a Chrome each; tabs by WebRTC; a tab and Node processes",
+      ).choices(RING_LINKS),
+    )
+    .addOption(
+      new Option("--wire <type>", "with --peers: keys and values on their way (default f32)").choices(["f32", "f16"]),
+    )
+    .option("--replicas <n>", "with --peers: copies of each peer's keys and values at its neighbour", integer(0, 1))
     .addOption(
       new Option("--layout <layout>", "which tokens a rank owns")
         .choices(["contiguous", "zigzag", "striped"])

@@ -55,7 +55,7 @@ export async function createNodeDevice(adapter?: string): Promise<GPUDevice> {
   });
   Object.assign(globalThis, webgpu.globals);
   try {
-    keptGpu = webgpu.create(flags);
+    keptGpu ??= webgpu.create(flags);
     return await requestRingwiseDevice({ gpu: keptGpu });
   } catch (error) {
     if (flags.length > 0) throw new UsageError(`--adapter ${adapter}: ${(error as Error).message}`);
