@@ -195,10 +195,29 @@ export class Decoder {
 
   /** Writes the rope table of positions `start` to `start + count - 1` (through the queue, too). */
   writePositions(activations: Activations, start: number, count: number, ropeLength: number): void {
+    this.writePositionList(
+      activations,
+      Array.from({ length: count }, (_, index) => start + index),
+      ropeLength,
+    );
+  }
+
+  /**
+   * {@link writePositions} for any positions, one per row. Tokens at or past `ropeLength` came one by one: dynamic NTK saw
+   * a sequence that ended with each.
+   */
+  writePositionList(activations: Activations, positions: readonly number[], ropeLength: number): void {
     const { rope: config, headDim: rotaryDim } = this.config;
-    const positions = Array.from({ length: count }, (_, index) => start + index);
-    const table = ropeTable(config, { rotaryDim, positions, seqLen: ropeLength });
-    this.device.queue.writeBuffer(activations.rope, 0, table);
+    const { queue } = this.device;
+    if (config.type !== "dynamic" || positions.every((position) => position < ropeLength)) {
+      queue.writeBuffer(activations.rope, 0, ropeTable(config, { rotaryDim, positions, seqLen: ropeLength }));
+      return;
+    }
+    for (const [row, position] of positions.entries()) {
+      const seqLen = Math.max(ropeLength, position + 1);
+      const table = ropeTable(config, { rotaryDim, positions: [position], seqLen });
+      queue.writeBuffer(activations.rope, row * rotaryDim * 4, table);
+    }
   }
 
   /** ids -> hidden */

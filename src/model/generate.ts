@@ -3,26 +3,30 @@ import { OptionError } from "../errors.ts";
 import { read } from "../gpu/buffers.ts";
 import { untilAborted } from "../ring/abort.ts";
 import { describeValue, expectInteger } from "../shape.ts";
+import { answerPieces } from "./answer-pieces.ts";
 import { encodeChat } from "./chat-template.ts";
 import type { Activations, Decoder } from "./decoder.ts";
 import { Forward } from "./forward.ts";
 import type { KvCache, LayerAttention } from "./kv-cache.ts";
 import { type ChunkTime, estimateSecondsLeft, type StatisticsRecorder } from "./statistics.ts";
-import { createTextStream } from "./text-stream.ts";
 import { TokenPicker } from "./token-picker.ts";
 import type { Tokenizer } from "./tokenizer.ts";
 import type { ChatMessage, GeneratedPiece, GenerateOptions, Prompt } from "./types.ts";
 
-/** What a run needs of a model. */
-export interface RunContext {
-  device: GPUDevice;
-  decoder: Decoder;
-  attention: LayerAttention;
+/** What a prompt is checked against, and made ids with. */
+export interface PromptContext {
   /** Absent for presets: ids in, ids out. */
   tokenizer: Tokenizer | undefined;
   vocabSize: number;
   bosTokenId: number | undefined;
   eosTokenIds: readonly number[];
+}
+
+/** What a run needs of a model. */
+export interface RunContext extends PromptContext {
+  device: GPUDevice;
+  decoder: Decoder;
+  attention: LayerAttention;
 }
 
 /** {@link GenerateOptions} with nothing left open. */
@@ -45,7 +49,7 @@ function expectNumber(name: string, value: number, fits: boolean, expected: stri
 }
 
 /** Checks the options of a run. @throws {OptionError} naming option, expectation and what came. */
-export function checkRunOptions(options: GenerateOptions, context: RunContext): RunOptions {
+export function checkRunOptions(options: GenerateOptions, context: PromptContext): RunOptions {
   const { maxNewTokens = 128, temperature = 0, topP = 1, topK = 0, seed = 0, prefillChunkSize = 512 } = options;
   for (const id of options.stopIds ?? []) expectInteger("generate", "each of stopIds", id, 0, context.vocabSize - 1);
   return {
@@ -72,11 +76,15 @@ export function checkRunOptions(options: GenerateOptions, context: RunContext): 
 const isIds = (prompt: Prompt): prompt is readonly number[] =>
   Array.isArray(prompt) && (prompt.length === 0 || typeof prompt[0] === "number");
 
+/** True for a conversation. */
+export const isChat = (prompt: Prompt): prompt is readonly ChatMessage[] =>
+  typeof prompt !== "string" && !isIds(prompt);
+
 /**
  * Checks what can be said of a prompt before it is tokenized.
  * @throws {OptionError} for ids that are no ids of this model, text without a tokenizer, a conversation without a template.
  */
-export function checkPrompt(prompt: Prompt, context: RunContext): void {
+export function checkPrompt(prompt: Prompt, context: PromptContext): void {
   if (isIds(prompt)) {
     for (const id of prompt)
       if (!Number.isInteger(id) || id < 0 || id >= context.vocabSize)
@@ -100,7 +108,7 @@ export function checkPrompt(prompt: Prompt, context: RunContext): void {
  * model's chat template, which brings its own. An empty prompt is BOS alone.
  * @throws {OptionError} for a prompt of no tokens, or with a token that the model has no embedding for.
  */
-export async function promptIds(prompt: Prompt, addBos: boolean, context: RunContext): Promise<number[]> {
+export async function promptIds(prompt: Prompt, addBos: boolean, context: PromptContext): Promise<number[]> {
   const { tokenizer, bosTokenId, vocabSize } = context;
   let ids: number[];
   if (isIds(prompt)) ids = [...prompt];
@@ -222,7 +230,7 @@ export async function* run(
   recorder: StatisticsRecorder,
   signal: AbortSignal,
 ): AsyncGenerator<GeneratedPiece, void, undefined> {
-  const { device, tokenizer } = context;
+  const { device } = context;
   let memory: RunMemory | undefined;
   let picker: TokenPicker | undefined;
   try {
@@ -235,9 +243,7 @@ export async function* run(
     picker = await TokenPicker.create(device, activations.logits, context.vocabSize, options);
     const pick = picker;
     const encodePick = (encoder: GPUCommandEncoder) => pick.encode(encoder, activations.ids);
-    // An answer to a conversation begins anew; a continuation of text keeps the space between.
-    const isContinuation = typeof prompt === "string" || isIds(prompt);
-    const text = tokenizer && createTextStream(tokenizer, isContinuation ? ids : []);
+    const pieces = answerPieces(context.tokenizer, ids, isChat(prompt));
 
     const give = (piece: GeneratedPiece): GeneratedPiece => {
       recorder.token();
@@ -256,7 +262,6 @@ export async function* run(
     const runsAhead = pick.isOnGpu && cache.canEncodeStep;
     let coming = take(pick, beginMs);
     let lastDoneMs = beginMs;
-    let held: GeneratedPiece | undefined;
     for (let count = 1; ; count++) {
       const isLast = count === options.maxNewTokens;
       const position = ids.length + count - 1;
@@ -274,21 +279,13 @@ export async function* run(
       lastDoneMs = doneMs;
       if (options.stopIds.has(id)) {
         recorder.finish("stopId");
-        // Bytes that never became a character are shown as what they are.
-        if (held) yield give({ ...held, text: held.text + text!.end() });
+        for (const piece of pieces.stop()) yield give(piece);
         return;
       }
-      if (held) yield give(held);
-      held = undefined;
-      const piece = { tokenId: id, text: text?.push(id) ?? "" };
-      if (isLast) {
-        recorder.finish("maxNewTokens");
-        yield give({ ...piece, text: piece.text + (text?.end() ?? "") });
-        return;
-      }
-      // In the middle of a character a piece waits for the next token, which may be a stop id.
-      if (text?.hasRest) held = piece;
-      else yield give(piece);
+      const complete = pieces.push(id, isLast);
+      if (isLast) recorder.finish("maxNewTokens");
+      for (const piece of complete) yield give(piece);
+      if (isLast) return;
       signal.throwIfAborted();
       coming = ahead ?? (await step(id));
     }

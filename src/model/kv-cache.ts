@@ -78,7 +78,7 @@ const windowsOf = (config: ModelConfig): (number | undefined)[] =>
   config.layerTypes.map((type) => (type === "sliding_attention" ? config.slidingWindow : undefined));
 
 /** Makes one thing per distinct window and hands each layer its own; what was made before a failure is destroyed. */
-async function perLayer<T extends { destroy(): void }>(
+export async function perLayer<T extends { destroy(): void }>(
   config: ModelConfig,
   create: (options: AttentionOptions) => Promise<T>,
 ): Promise<{ layers: T[]; destroy(): void }> {

@@ -2,10 +2,10 @@
 import { DestroyedError, OptionError } from "../errors.ts";
 import { explainFailure, lossSignal } from "../gpu/device-loss.ts";
 import { MAX_WORLD_SIZE } from "../ring/shard.ts";
-import { expectInteger, expectOneOf } from "../shape.ts";
+import { describeValue, expectInteger, expectOneOf } from "../shape.ts";
 import type { ModelConfig } from "./config.ts";
 import type { Decoder } from "./decoder.ts";
-import { checkPrompt, checkRunOptions, type RunContext, run, runLogits } from "./generate.ts";
+import { checkPrompt, checkRunOptions, type PromptContext, type RunContext, run, runLogits } from "./generate.ts";
 import { createLayerAttention, type LayerAttention } from "./kv-cache.ts";
 import { StatisticsRecorder } from "./statistics.ts";
 import type { Tokenizer } from "./tokenizer.ts";
@@ -43,6 +43,14 @@ export function resolveRing(where: string, ring: RingOptions = {}): Required<Rin
     );
   // One option switches the kind (as in the original system), so a worldSize beside it rests; results are the same.
   return { worldSize: attention === "ring" ? worldSize : 1, layout, blockMemory, attention };
+}
+
+/** What rooms that build on this one see of a model: its parts, to run it in ways of their own. Still the model's. */
+export interface ModelInternals extends Omit<ModelParts, "attention"> {
+  /** What prompts are checked against. */
+  prompts: PromptContext;
+  /** Aborts, with the reason, when the model is destroyed or its device is lost. */
+  ended: AbortSignal;
 }
 
 /** {@link Model} on one device. */
@@ -138,12 +146,20 @@ export class LoadedModel implements Model {
     this.destroy();
   }
 
+  /** See {@link internalsOf}. */
+  internals(): ModelInternals {
+    this.ended.throwIfAborted();
+    return { ...this.parts, prompts: this.prompts(), ended: this.ended };
+  }
+
   private context(): RunContext {
-    const { device, decoder, tokenizer, config } = this.parts;
+    const { device, decoder } = this.parts;
+    return { device, decoder, attention: this.attention, ...this.prompts() };
+  }
+
+  private prompts(): PromptContext {
+    const { tokenizer, config } = this.parts;
     return {
-      device,
-      decoder,
-      attention: this.attention,
       tokenizer,
       vocabSize: config.vocabSize,
       bosTokenId: tokenizer ? tokenizer.bosTokenId : config.bosTokenId,
@@ -191,6 +207,15 @@ export class LoadedModel implements Model {
       if (this.current === entry) this.current = undefined;
     }
   }
+}
+
+/**
+ * The inside of a loaded model. @throws {OptionError} for what `loadModel` did not make. @throws {DestroyedError |
+ *   DeviceLostError} where it is of no use any more.
+ */
+export function internalsOf(model: Model): ModelInternals {
+  if (model instanceof LoadedModel) return model.internals();
+  throw new OptionError(`internalsOf: expected a model that loadModel made, got ${describeValue(model)}`);
 }
 
 const busyError = (where: string, name: string): OptionError =>

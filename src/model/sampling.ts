@@ -23,6 +23,8 @@ export interface Sampler {
    * @throws {OptionError} where a logit is NaN, or none is a number above -inf.
    */
   sample(logits: ArrayLike<number>): number;
+  /** Moves on as if so many tokens had been drawn. */
+  skip(draws: number): void;
 }
 
 /** A token that may be drawn. */
@@ -100,6 +102,10 @@ export function createSampler(options: SamplingOptions = {}): Sampler {
       let rest = random() * candidates.reduce((sum, { weight }) => sum + weight, 0);
       for (const { id, weight } of candidates) if ((rest -= weight) < 0) return id;
       return candidates[candidates.length - 1]!.id; // rounding alone can lead here
+    },
+    skip(draws) {
+      if (temperature === 0) return;
+      for (let draw = 0; draw < draws; draw++) random();
     },
   };
 }

@@ -2,7 +2,7 @@
 import { ModelFormatError } from "../errors.ts";
 import { allocate, allocateAll, release } from "../gpu/buffers.ts";
 import { type Argmax, createArgmax } from "../kernels/argmax.ts";
-import { createSampler, type Sampler } from "./sampling.ts";
+import { createSampler, greedyToken, type Sampler } from "./sampling.ts";
 
 /** How the next token is chosen. */
 export interface PickOptions {
@@ -12,6 +12,11 @@ export interface PickOptions {
   topK: number;
   seed: number;
 }
+
+const nanError = () =>
+  new ModelFormatError(
+    "generate: expected logits to be numbers, got NaN: this model's weights hold NaN, or overflow on the way",
+  );
 
 const MAP_READ = 0x1;
 const COPY_DST = 0x8;
@@ -87,10 +92,7 @@ export class TokenPicker {
     const mapped = staging.getMappedRange().slice(0);
     staging.unmap();
     const logits = new Float32Array(mapped);
-    if (Number.isNaN(logits[this.sampler ? 0 : 1]))
-      throw new ModelFormatError(
-        "generate: expected logits to be numbers, got NaN: this model's weights hold NaN, or overflow on the way",
-      );
+    if (Number.isNaN(logits[this.sampler ? 0 : 1])) throw nanError();
     return this.sampler ? this.sampler.sample(logits.subarray(0, this.vocabSize)) : new Uint32Array(mapped)[0]!;
   }
 
@@ -98,4 +100,34 @@ export class TokenPicker {
     for (const buffer of this.staging) release(buffer);
     release(this.greedy?.index);
   }
+}
+
+/** Picks tokens from logits in host memory, exactly as {@link TokenPicker} does from those on the GPU. */
+export interface HostPicker {
+  /** Tokens picked so far: what a picker that takes over {@link skip}s. */
+  readonly draws: number;
+  /** The next token's id. @param logits `[V]` @throws {ModelFormatError} where they are no numbers. */
+  pick(logits: Float32Array): number;
+  /** Moves on as if so many tokens had been picked, so that another picker's answer goes on token for token. */
+  skip(draws: number): void;
+}
+
+/** A picker for logits that come to the host anyway. @throws {OptionError} as `createSampler`. */
+export function createHostPicker(options: PickOptions): HostPicker {
+  const sampler = options.temperature > 0 ? createSampler(options) : undefined;
+  let draws = 0;
+  return {
+    get draws() {
+      return draws;
+    },
+    pick(logits) {
+      if (logits.some(Number.isNaN)) throw nanError();
+      draws += 1;
+      return sampler ? sampler.sample(logits) : greedyToken(logits);
+    },
+    skip(count) {
+      draws += count;
+      sampler?.skip(count);
+    },
+  };
 }
