@@ -161,74 +161,67 @@ export function planShards(options: ShardPlanOptions): TokenRange[][] {
   return shards;
 }
 
-/** What {@link planOps} cuts. */
-export interface OpPlanOptions {
-  /** Positions to compute, each once. */
-  tokens: readonly TokenRange[];
-  worldSize: number;
+/** What {@link planNextOp} takes its tokens from. */
+export interface OpPlanOptions extends ShardPlanOptions {
   /** Most tokens that any rank computes in one op: bounds its activations, and the time until a stop is heard. */
   tokensPerRank: number;
-  /** Speeds, where shares follow them: the fastest rank's share is what has to stay within `tokensPerRank`. */
-  weights?: readonly number[] | undefined;
-  /** A first op of so few tokens per rank, to learn how fast everyone is. Default: none. */
-  probeTokensPerRank?: number | undefined;
+}
+
+/** One op, and what is left for the next. */
+export interface PlannedOp {
+  /** Tokens of every rank. */
+  shards: TokenRange[][];
+  rest: TokenRange[];
 }
 
 /**
- * Cuts tokens into ops, ascending: a token's layers need the K/V of all tokens before it, computed earlier or in the same op.
- * All ops but a probe are of one size, give or take one token.
+ * The next op: the first of the tokens, as many as the fastest rank can take in one op at its share, divided by
+ * {@link planShards}. Ascending, because a token's layers need the K/V of all tokens before it, computed earlier or in the same
+ * op. The tokens that are left are spread evenly over the ops that are left. Planned one at a time, so that the next one knows the
+ * speeds that this one showed.
+ * @throws {PeerError} where the tokens, all of them, do not fit: nothing is begun that cannot be finished.
  */
-export function planOps(options: OpPlanOptions): TokenRange[][] {
-  const { worldSize } = options;
-  expectInteger("planOps", "worldSize", worldSize, 1, MAX_WORLD_SIZE);
-  const perRank = expectInteger("planOps", "tokensPerRank", options.tokensPerRank);
-  const probe = expectInteger("planOps", "probeTokensPerRank", options.probeTokensPerRank ?? 0, 0);
+export function planNextOp(options: OpPlanOptions): PlannedOp {
+  const { worldSize, layout } = options;
+  expectInteger("planNextOp", "worldSize", worldSize, 1, MAX_WORLD_SIZE);
+  const perRank = expectInteger("planNextOp", "tokensPerRank", options.tokensPerRank);
   const weights = options.weights ?? Array.from({ length: worldSize }, () => 1);
-  checkWeights("planOps", "weights", weights, worldSize);
-  const largest = Math.max(...weights) / (sum(weights) || 1) || 1 / worldSize;
+  const room = options.room ?? weights.map(() => Number.POSITIVE_INFINITY);
+  checkWeights("planNextOp", "weights", weights, worldSize);
+  checkWeights("planNextOp", "rooms", room, worldSize);
   const tokens = ascendingRanges(options.tokens);
   const count = tokenCount(tokens);
-  const most = Math.max(1, Math.floor(perRank / largest));
-  const probed = Math.min(count, probe * worldSize, most);
-  const left = count - probed;
-  const ops = Math.ceil(left / most);
-  const sizes = [
-    ...(probed > 0 ? [probed] : []),
-    ...sharesOf(
-      left,
-      Array.from({ length: ops }, () => 1),
-    ),
-  ];
-  let first = 0;
-  return sizes.map((size) => {
-    const op = pickRanges(tokens, first, 1, size);
-    first += size;
-    return op;
-  });
-}
-
-/** What was lost, and who may compute it again. */
-export interface RecoveryOptions extends Omit<OpPlanOptions, "probeTokensPerRank"> {
-  layout: RingLayout;
-  /** Tokens that each rank can still take. */
-  room?: readonly number[] | undefined;
+  if (count === 0) return { shards: weights.map(() => []), rest: [] };
+  sharesOf(count, weights, room);
+  const most = room.map((left) => Math.min(perRank, Math.floor(left)));
+  // Those who are full give nothing to wait for: the share of the fastest of the others counts.
+  const open = weights.filter((_, rank) => most[rank]! > 0);
+  const largest = Math.max(...open) / sum(open) || 1 / open.length;
+  const size = Math.max(1, Math.min(sum(most), Math.floor(perRank / largest)));
+  const taken = Math.min(size, Math.ceil(count / Math.ceil(count / size)));
+  return {
+    shards: planShards({ tokens: pickRanges(tokens, 0, 1, taken), worldSize, layout, weights, room: most }),
+    rest: pickRanges(tokens, taken, 1, count - taken),
+  };
 }
 
 /**
- * Who computes which of the missing tokens, op by op: the survivors in proportion to their speeds, within their room. What is
- * held is not touched; a lost token is computed against all before it, held or missing.
- * @throws {PeerError} where the survivors have no room for them.
+ * Who computes which tokens, op by op: the missing ones after a peer has gone (the survivors in proportion to their speeds,
+ * within their room), or a prompt at speeds that do not change. What is held is not touched; a lost token is computed against
+ * all before it, held or missing.
+ * @returns per op, the tokens of every rank.
+ * @throws {PeerError} where there is no room for them.
  */
-export function planRecovery(options: RecoveryOptions): TokenRange[][][] {
-  const { worldSize, layout, weights } = options;
-  const room = [...(options.room ?? Array.from({ length: worldSize }, () => Number.POSITIVE_INFINITY))];
-  // All of it first: nothing is begun that cannot be finished.
-  planShards({ ...options, room });
-  return planOps(options).map((tokens) => {
-    const shards = planShards({ tokens, worldSize, layout, weights, room });
+export function planRecovery(options: OpPlanOptions): TokenRange[][][] {
+  const room = [...(options.room ?? Array.from({ length: options.worldSize }, () => Number.POSITIVE_INFINITY))];
+  const ops: TokenRange[][][] = [];
+  for (let tokens = options.tokens; tokenCount(tokens) > 0; ) {
+    const { shards, rest } = planNextOp({ ...options, tokens, room });
     for (const [rank, ranges] of shards.entries()) room[rank]! -= tokenCount(ranges);
-    return shards;
-  });
+    ops.push(shards);
+    tokens = rest;
+  }
+  return ops;
 }
 
 /**

@@ -3,7 +3,15 @@ import fc from "fast-check";
 import { describe, expect, it } from "vitest";
 import { OptionError, PeerError } from "../../src/errors.ts";
 import { missingFrom, overlapOf, positionCount, unionOf } from "../../src/peers/holdings.ts";
-import { cutMove, planKeeper, planMoves, planOps, planRecovery, planShards, sharesOf } from "../../src/peers/plan.ts";
+import {
+  cutMove,
+  planKeeper,
+  planMoves,
+  planNextOp,
+  planRecovery,
+  planShards,
+  sharesOf,
+} from "../../src/peers/plan.ts";
 import { PeerSpeeds } from "../../src/peers/speeds.ts";
 import { workPerRank } from "../../src/ring/schedule.ts";
 import { positionsOf, shardTokens, tokenCount } from "../../src/ring/shard.ts";
@@ -157,26 +165,50 @@ describe("planShards", () => {
 });
 
 describe("ops and recovery", () => {
-  it("ops cover the tokens in ascending order, even in size, bounded for the fastest rank", () => {
+  it("ops cover the tokens in ascending order, no rank ever above its bound or its room", () => {
     fc.assert(
       fc.property(
-        fc.integer({ min: 0, max: 3000 }),
+        fc.integer({ min: 0, max: 2000 }),
         weightLists,
-        fc.integer({ min: 20, max: 300 }),
-        fc.integer({ min: 0, max: 30 }),
+        fc.integer({ min: 5, max: 300 }),
+        fc.array(fc.integer({ min: 0, max: 500 }), { minLength: 8, maxLength: 8 }),
         layouts,
-        (count, weights, tokensPerRank, probeTokensPerRank, layout) => {
+        (count, weights, tokensPerRank, spare, layout) => {
           const worldSize = weights.length;
-          const ops = planOps({ tokens: span(7, count), worldSize, tokensPerRank, weights, probeTokensPerRank });
-          expect([...positionsOf(ops.flat())]).toEqual([...positionsOf(span(7, count))]);
-          for (const tokens of ops)
-            for (const shard of planShards({ tokens, worldSize, layout, weights }))
-              expect(tokenCount(shard)).toBeLessThanOrEqual(tokensPerRank + 1);
-          const sizes = ops.slice(probeTokensPerRank > 0 ? 1 : 0).map(tokenCount);
-          if (sizes.length > 0) expect(Math.max(...sizes) - Math.min(...sizes)).toBeLessThanOrEqual(1);
+          const room = weights.map((_, rank) => (rank === 0 ? count : spare[rank]!));
+          const ops = planRecovery({ tokens: span(7, count), worldSize, layout, weights, room, tokensPerRank });
+          let next = 7;
+          const taken = weights.map(() => 0);
+          for (const op of ops) {
+            const positions = sorted(op.flatMap((ranges) => [...positionsOf(ranges)]));
+            expect(positions).toEqual([...positionsOf(span(next, positions.length))]);
+            next += positions.length;
+            for (const [rank, shard] of op.entries()) {
+              expect(tokenCount(shard)).toBeLessThanOrEqual(tokensPerRank);
+              taken[rank]! += tokenCount(shard);
+            }
+          }
+          expect(next).toBe(7 + count);
+          for (const [rank, tokens] of taken.entries()) expect(tokens).toBeLessThanOrEqual(room[rank]!);
         },
       ),
     );
+  });
+
+  it("ops are few and of one size: the fastest rank's share is what is bounded", () => {
+    const ops = planRecovery({
+      tokens: span(0, 1000),
+      worldSize: 3,
+      layout: "zigzag",
+      weights: [2, 1, 1],
+      tokensPerRank: 100,
+    });
+    expect(ops.map((op) => tokenCount(op.flat()))).toEqual([200, 200, 200, 200, 200]);
+    expect(ops[0]!.map(tokenCount)).toEqual([100, 50, 50]);
+    const uneven = planRecovery({ tokens: span(0, 410), worldSize: 2, layout: "striped", tokensPerRank: 100 });
+    expect(uneven.map((op) => tokenCount(op.flat()))).toEqual([137, 137, 136]);
+    const { rest } = planNextOp({ tokens: span(0, 410), worldSize: 2, layout: "striped", tokensPerRank: 100 });
+    expect(rest).toEqual(span(137, 273));
   });
 
   it("recovers what nobody holds, within the room of those who are left", () => {
