@@ -152,6 +152,8 @@ export interface LaunchOptions {
   protocolTimeoutMs?: number;
   /** Keep Puppeteer's switches against slowing down hidden tabs. Default true; false: as a person's Chrome does. */
   keepsHiddenTabsFast?: boolean;
+  /** Origins without https that are trusted like one with it, e.g. "http://192.168.0.7:8080": WebGPU needs that. */
+  trustedOrigins?: readonly string[];
   log?: (line: string) => void;
 }
 
@@ -167,7 +169,12 @@ export async function launchChrome(options: LaunchOptions = {}): Promise<Browser
   return puppeteer.launch({
     executablePath: await ensureChrome(options.log),
     headless: options.headless ?? true,
-    args: chromeArguments(options.adapter ?? chooseAdapter()),
+    args: [
+      ...chromeArguments(options.adapter ?? chooseAdapter()),
+      ...(options.trustedOrigins?.length
+        ? [`--unsafely-treat-insecure-origin-as-secure=${options.trustedOrigins.join()}`]
+        : []),
+    ],
     ignoreDefaultArgs: options.keepsHiddenTabsFast === false ? BACKGROUND_SWITCHES : [],
     protocolTimeout: options.protocolTimeoutMs ?? 3_600_000,
     waitForInitialPage: false,

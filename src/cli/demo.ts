@@ -1,15 +1,15 @@
 /** `ringwise demo`: serves the demo page and opens it, or drives that same page in headless Chrome. */
-import { mkdirSync } from "node:fs";
+import { mkdirSync, readFileSync } from "node:fs";
 import { dirname, resolve } from "node:path";
 import { Command, Option } from "commander";
 import type { Page } from "puppeteer-core";
 import type { GenerateStatistics } from "../index.ts";
 import { launchChrome } from "./chrome.ts";
-import { JobError } from "./errors.ts";
+import { JobError, UsageError } from "./errors.ts";
 import { integer } from "./parse.ts";
 import { builtFolder } from "./paths.ts";
 import { formatRing, formatSpeed } from "./ring-table.ts";
-import { serve } from "./server.ts";
+import { type ServeOptions, type StaticServer, serve } from "./server.ts";
 import { adapterOption, chromeAdapter, jsonOption } from "./shared-options.ts";
 import { openTerminal, type Terminal } from "./terminal.ts";
 
@@ -17,6 +17,9 @@ interface DemoFlags {
   port: number;
   headless?: boolean;
   open: boolean;
+  lan?: boolean;
+  cert?: string;
+  key?: string;
   screenshot: string;
   worldSize: number;
   length: number;
@@ -118,7 +121,9 @@ function report(result: DemoResult, screenshot: string, terminal: Terminal): voi
 
 /** A window on the page, in a Chrome that has WebGPU switched on; the command ends when it is closed. */
 async function openWindow(url: string, terminal: Terminal): Promise<void> {
-  const browser = await launchChrome({ headless: false, log: terminal.log });
+  const { protocol, hostname, origin } = new URL(url);
+  const trustedOrigins = protocol === "http:" && hostname !== "localhost" ? [origin] : [];
+  const browser = await launchChrome({ headless: false, trustedOrigins, log: terminal.log });
   const [first] = await browser.pages();
   const page = first ?? (await browser.newPage());
   await page.goto(url);
@@ -126,14 +131,46 @@ async function openWindow(url: string, terminal: Terminal): Promise<void> {
   await new Promise<void>((closed) => browser.once("disconnected", () => closed()));
 }
 
+function readPem(flag: string, file: string): Buffer {
+  try {
+    return readFileSync(file);
+  } catch (error) {
+    throw new UsageError(`--${flag} ${file}: ${(error as Error).message}`);
+  }
+}
+
+/** Who may come, and by http or https. @throws {UsageError} */
+function serveOptions({ lan, cert, key }: DemoFlags): ServeOptions {
+  if ((cert === undefined) !== (key === undefined))
+    throw new UsageError("demo: expected --cert and --key together, got one of them");
+  const tls = cert !== undefined && key !== undefined;
+  return {
+    ...(lan ? { host: "0.0.0.0" } : {}),
+    ...(tls ? { tls: { cert: readPem("cert", cert), key: readPem("key", key) } } : {}),
+  };
+}
+
+/** Says where the page is, and what other machines need to know. */
+function announce(server: StaticServer, terminal: Terminal): void {
+  terminal.log(`Ringwise is served at ${server.url}`);
+  if (server.lanUrls.length === 0) return;
+  terminal.log(`On this network: ${server.lanUrls.join(" ")}`);
+  if (server.url.startsWith("http:"))
+    terminal.log(
+      "Browsers give WebGPU to https and to localhost only. On other machines join with: ringwise peer --join LINK (or serve by https, with --cert and --key).",
+    );
+}
+
 async function demo(flags: DemoFlags): Promise<void> {
   const terminal = openTerminal(flags.json === true);
-  const server = await serve([{ path: "/", folder: builtFolder("demo") }], flags.port);
+  const server = await serve([{ path: "/", folder: builtFolder("demo") }], flags.port, serveOptions(flags));
   try {
-    if (flags.headless || (flags.open && !hasDisplay())) return await driveHeadless(server.url, flags, terminal);
-    terminal.log(`Ringwise is served at ${server.url}`);
-    if (flags.json) terminal.result({ url: server.url }, "");
-    if (flags.open) return await openWindow(server.url, terminal);
+    if (flags.headless || (flags.open && !hasDisplay() && !flags.lan))
+      return await driveHeadless(server.url, flags, terminal);
+    announce(server, terminal);
+    if (flags.json) terminal.result({ url: server.url, lanUrls: server.lanUrls }, "");
+    // The invitation points at the address that the page has: others cannot come to "localhost".
+    if (flags.open && hasDisplay()) return await openWindow(server.lanUrls[0] ?? server.url, terminal);
     await new Promise(() => {}); // until Ctrl-C
   } finally {
     await server.close();
@@ -147,6 +184,9 @@ export function demoCommand(): Command {
     .option("--port <n>", "port on localhost; 0: any free one", integer(0, 65_535), 0)
     .option("--headless", "run the default text in headless Chrome, print the answer, write a screenshot")
     .option("--no-open", "serve only")
+    .option("--lan", "let other machines of this network open the page and join its ring")
+    .option("--cert <file>", "serve by https: the certificate (PEM)")
+    .option("--key <file>", "serve by https: the certificate's key (PEM)")
     .option("--screenshot <file>", "headless: where the screenshot goes", "out/ringwise-demo.png")
     .addOption(new Option("--world-size <n>", "headless: ranks of the ring").argParser(integer(1, 64)).default(4))
     .option("--length <n>", "headless: tokens of the default text", integer(256, 1_000_000), 4096)
