@@ -16,7 +16,9 @@ export interface Wire {
   readonly maxMessageBytes: number;
   /** Bytes that were given to {@link send} and have not left yet; 0 where the platform does not tell. */
   readonly bufferedBytes: number;
-  /** @throws {LinkError} where the wire is closed. */
+  /** With this much buffered, no more chunks are sent until {@link drained}. Default: 1 MiB, 256 KiB with several wires. */
+  readonly highWaterBytes?: number;
+  /** The message is the wire's from now on (it may move its buffer). @throws {LinkError} where the wire is closed. */
   send(message: Uint8Array<ArrayBuffer>): void;
   /** Resolves when so little is buffered that more may be sent (at once, where nothing is). Rejects when the wire closes. */
   drained(): Promise<void>;
