@@ -47,6 +47,7 @@ import matmulTile from "../../shaders/matmul-tile.wgsl?raw";
 import merge from "../../shaders/merge.wgsl?raw";
 import rmsnorm from "../../shaders/rmsnorm.wgsl?raw";
 import rope from "../../shaders/rope.wgsl?raw";
+import wireF16 from "../../shaders/wire-f16.wgsl?raw";
 import type { KernelSource } from "../gpu/specialize.ts";
 
 /** `attention.wgsl`, without its `lib/` files: which of them depends on the options. */
@@ -128,3 +129,5 @@ export const EMBED: KernelSource = { file: "embed.wgsl", code: embed, lib: [WIDE
 export const ADD: KernelSource = { file: "add.wgsl", code: add };
 /** `argmax.wgsl`. */
 export const ARGMAX: KernelSource = { file: "argmax.wgsl", code: argmax };
+/** `wire-f16.wgsl`. */
+export const WIRE_F16: KernelSource = { file: "wire-f16.wgsl", code: wireF16 };

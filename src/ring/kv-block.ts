@@ -3,15 +3,17 @@
  * however long the context. In host memory only the page that is being filled is on the GPU; full ones go to the host.
  */
 import { DestroyedError, OptionError } from "../errors.ts";
-import { allocateAll, type BufferSource, release, viewOf } from "../gpu/buffers.ts";
+import { allocateAll, type BufferSource, viewOf, write } from "../gpu/buffers.ts";
 import type { CommandTarget } from "../gpu/dispatch.ts";
 import type { MemoryLedger } from "../gpu/ledger.ts";
-import type { TokenPositions } from "../kernels/attention-types.ts";
 import type { TokenCopier } from "../kernels/copy-tokens.ts";
 import { BYTES_PER_ELEMENT, type Dtype } from "../shape.ts";
-import { type GpuPage, type HostPage, type KvPage, PositionList, type RingBlock } from "./kv-page.ts";
+import { FillingPage, placeTokens } from "./filling-page.ts";
+import type { HostPage, KvPage, RingBlock } from "./kv-page.ts";
+import { findRows, type HostTokens, readRows } from "./kv-rows.ts";
+import { intervalOf, listPositions, lowerBound, sortedPositions, toRanges } from "./positions.ts";
 import type { Readback } from "./readback.ts";
-import { tokenCount } from "./shard.ts";
+import { lastPosition, tokenCount } from "./shard.ts";
 import type { BlockMemory, TokenRange } from "./types.ts";
 
 /** What all blocks of a ring have in common. */
@@ -25,6 +27,8 @@ export interface KvBlockSettings {
   readback?: Readback;
   /** Tokens per page. */
   pageSize: number;
+  /** Positions may come in any order (each once); else they must be past those held. Default false; GPU blocks only. */
+  isAnyOrder?: boolean;
   /** Sliding window: what no later query can see is forgotten, and its pages are used again. */
   window?: number;
   kvHeads: number;
@@ -33,70 +37,25 @@ export interface KvBlockSettings {
   dtype: Dtype;
 }
 
-/** New K/V for a block: rows `position - firstPosition` of the tensors, for every position of the ranges. */
+/** New K/V for a block. */
 export interface KvAppendTensors {
   /** `[n, K, D]` */
   key: BufferSource;
   /** `[n, K, E]` */
   value: BufferSource;
-  /** Position of the tensors' first row. */
-  firstPosition: number;
-  /** Ascending, and past everything that the block holds. */
+  /**
+   * Position of the tensors' first row: the token at position p is row `p - firstPosition`. Left out: rows are packed, row
+   * i is the i-th position of the ranges.
+   */
+  firstPosition?: number;
+  /** Ascending, and past everything that the block holds, unless it was made for any order. */
   ranges: readonly TokenRange[];
 }
 
-/** A page in GPU memory that can be filled. */
-class FillingPage implements GpuPage {
-  readonly memory = "gpu";
-  private readonly tokens: PositionList;
-  private isListWritten = false;
-
-  constructor(
-    private readonly device: GPUDevice,
-    readonly key: GPUBuffer,
-    readonly value: GPUBuffer,
-    private readonly list: GPUBuffer,
-    readonly capacity: number,
-  ) {
-    this.tokens = new PositionList(capacity);
-  }
-
-  get count(): number {
-    return this.tokens.count;
-  }
-  get minPosition(): number {
-    return this.tokens.minPosition;
-  }
-  get maxPosition(): number {
-    return this.tokens.maxPosition;
-  }
-  get positions(): TokenPositions {
-    return this.tokens.affine ?? { positions: this.list, min: this.tokens.minPosition, max: this.tokens.maxPosition };
-  }
-
-  /** Positions of the tokens held, as the host keeps them. */
-  hostPositions(): HostPage["positions"] {
-    return this.tokens.affine ?? this.tokens.since(0).slice();
-  }
-
-  /** The list on the GPU is written from the moment that start and stride no longer say it all. */
-  push(range: TokenRange): void {
-    const before = this.tokens.count;
-    this.tokens.push(range);
-    if (this.tokens.affine) return;
-    const from = this.isListWritten ? before : 0;
-    this.device.queue.writeBuffer(this.list, from * 4, this.tokens.since(from));
-    this.isListWritten = true;
-  }
-
-  clear(): void {
-    this.tokens.clear();
-    this.isListWritten = false;
-  }
-
-  release(): void {
-    for (const buffer of [this.key, this.value, this.list]) release(buffer);
-  }
+/** What a block held at some moment; see {@link KvBlock.mark}. */
+export interface KvBlockMark {
+  readonly generation: number;
+  readonly counts: ReadonlyMap<object, number>;
 }
 
 /** A rank's block: `[tokens, K, D]` keys and `[tokens, K, E]` values in pages, with the position of every token. */
@@ -105,6 +64,9 @@ export class KvBlock implements RingBlock {
   private filling: FillingPage[] = [];
   private hosted: HostPage[] = [];
   private isReleased = false;
+  /** Raised by whatever takes tokens away or moves them: marks made before say nothing any more. */
+  private generation = 0;
+  private heldRanges: readonly TokenRange[] | undefined;
   private readonly keyRowBytes: number;
   private readonly valueRowBytes: number;
 
@@ -119,9 +81,14 @@ export class KvBlock implements RingBlock {
     this.valueRowBytes = settings.kvHeads * settings.valueDim * bytes;
   }
 
-  /** Pages that hold tokens, positions ascending. */
+  /** Pages that hold tokens; positions ascend within a page, and over all of them unless they came in any order. */
   get pages(): readonly KvPage[] {
     return [...this.hosted, ...this.filling.filter((page) => page.count > 0)];
+  }
+
+  /** Pages in GPU memory that hold tokens, with their positions on the host. */
+  get gpuPages(): readonly FillingPage[] {
+    return this.filling.filter((page) => page.count > 0);
   }
 
   get tokenCount(): number {
@@ -130,12 +97,21 @@ export class KvBlock implements RingBlock {
 
   /** Largest position held, -1 where nothing is. */
   get maxPosition(): number {
-    return this.pages.at(-1)?.maxPosition ?? -1;
+    return this.pages.reduce((max, page) => Math.max(max, page.maxPosition), -1);
   }
 
   /** Smallest position held, -1 where nothing is. */
   get minPosition(): number {
-    return this.pages[0]?.minPosition ?? -1;
+    const { pages } = this;
+    return pages.length === 0 ? -1 : Math.min(...pages.map((page) => page.minPosition));
+  }
+
+  /** The positions held, ascending. @throws {OptionError} for a block in host memory. */
+  get ranges(): readonly TokenRange[] {
+    this.checkGpu("ranges");
+    const lists = this.filling.flatMap((page) => toRanges(page.positionList));
+    this.heldRanges ??= toRanges(sortedPositions("KvBlock.ranges", lists));
+    return this.heldRanges;
   }
 
   /** Bytes of GPU memory taken, filled or not. */
@@ -149,16 +125,20 @@ export class KvBlock implements RingBlock {
   }
 
   /**
-   * Makes room for `tokens` more, at positions from `firstPosition` on. A host block whose page is too full sends it to
-   * the host: commands that read it must have been submitted. It takes at most one page at a time; {@link append} takes
-   * any number.
+   * Makes room for `tokens` more (for a block of any order: for these positions), at positions from `firstPosition` on. A
+   * host block whose page is too full sends it to the host: commands that read it must have been submitted. It takes at
+   * most one page at a time; {@link append} takes any number.
    * @throws {GpuMemoryError}
    * @throws {OptionError} where a host block is asked for more than a page.
    */
-  async reserve(tokens: number, firstPosition?: number): Promise<void> {
+  async reserve(tokens: number | readonly TokenRange[], firstPosition?: number): Promise<void> {
     this.checkUsable("reserve");
     if (firstPosition !== undefined) this.forgetHidden(firstPosition);
     const { memory, pageSize } = this.settings;
+    if (typeof tokens !== "number") {
+      if (memory === "gpu") return this.addPages(placeTokens(this.filling, tokens, pageSize).missingPages);
+      return this.reserve(tokenCount(tokens));
+    }
     if (this.room >= tokens) return;
     if (memory === "gpu") return this.addPages(Math.ceil((tokens - this.room) / pageSize));
     if (tokens > pageSize)
@@ -171,40 +151,52 @@ export class KvBlock implements RingBlock {
 
   /**
    * Encodes the copying of new K/V into the pages; counts and positions change at once.
-   * @throws {OptionError} where there is no room for them, or their positions are not past those held.
+   * @throws {OptionError} where there is no room for them, or the block holds their positions (or later ones) already.
    */
   encodeAppend(target: CommandTarget, tensors: KvAppendTensors): void {
+    const where = "KvBlock.encodeAppend";
     this.checkUsable("encodeAppend");
     const { key, value, firstPosition, ranges } = tensors;
     const tokens = tokenCount(ranges);
     if (tokens > this.room)
-      throw new OptionError(`KvBlock.encodeAppend: room for ${this.room} tokens, got ${tokens}; reserve them first`);
-    for (const range of ranges) {
-      if (range.count > 0 && range.start <= this.maxPosition)
-        throw new OptionError(
-          `KvBlock.encodeAppend: expected positions past ${this.maxPosition}, which the block holds, got ${range.start}`,
-        );
-      for (let done = 0; done < range.count; ) {
-        const page = this.filling.find((candidate) => candidate.count < candidate.capacity)!;
-        const count = Math.min(page.capacity - page.count, range.count - done);
-        const part = { start: range.start + done * range.stride, stride: range.stride, count };
-        this.encodeRows(target, key, page.key, page.count, this.keyRowBytes, part, firstPosition);
-        this.encodeRows(target, value, page.value, page.count, this.valueRowBytes, part, firstPosition);
-        page.push(part);
-        done += count;
-      }
+      throw new OptionError(`${where}: room for ${this.room} tokens, got ${tokens}; reserve them first`);
+    this.checkPositions(where, ranges);
+    this.checkRows(key, value, firstPosition, ranges);
+    const { placements, missingPages } = placeTokens(this.filling, ranges, this.settings.pageSize);
+    if (missingPages > 0)
+      throw new OptionError(`${where}: no page with room for all of these positions; reserve them (as ranges) first`);
+    for (const { page: index, row, range, first } of placements) {
+      const page = this.filling[index]!;
+      const from =
+        firstPosition === undefined
+          ? { start: first, stride: 1, count: range.count }
+          : { ...range, start: range.start - firstPosition };
+      this.encodeRows(target, key, page.key, row, this.keyRowBytes, from);
+      this.encodeRows(target, value, page.value, row, this.valueRowBytes, from);
+      page.push(range);
     }
+    this.heldRanges = undefined;
   }
 
-  /** Appends any number of tokens, submitting by itself. What computes key and value must be submitted. */
+  /**
+   * Appends any number of tokens, submitting by itself. What computes key and value must be submitted.
+   * @throws {OptionError} for packed rows and a block in host memory.
+   */
   async append(tensors: KvAppendTensors): Promise<void> {
     const { device, memory, pageSize } = this.settings;
-    this.forgetHidden(tensors.firstPosition);
-    if (memory === "gpu") await this.reserve(tokenCount(tensors.ranges));
+    if (tensors.firstPosition !== undefined) this.forgetHidden(tensors.firstPosition);
+    if (memory === "gpu") {
+      await this.reserve(tensors.ranges);
+      const encoder = device.createCommandEncoder({ label: this.label });
+      this.encodeAppend(encoder, tensors);
+      device.queue.submit([encoder.finish()]);
+      return;
+    }
+    if (tensors.firstPosition === undefined) this.checkGpu("append (packed)");
     for (const range of tensors.ranges)
       for (let done = 0; done < range.count; ) {
         if (this.room === 0) await this.reserve(1);
-        const count = Math.min(memory === "gpu" ? range.count : Math.min(this.room, pageSize), range.count - done);
+        const count = Math.min(this.room, pageSize, range.count - done);
         const encoder = device.createCommandEncoder({ label: this.label });
         const part = { ...range, start: range.start + done * range.stride, count };
         this.encodeAppend(encoder, { ...tensors, ranges: [part] });
@@ -213,9 +205,100 @@ export class KvBlock implements RingBlock {
       }
   }
 
+  /** Remembers what is held, for {@link rollback}. @throws {OptionError} for a block in host memory. */
+  mark(): KvBlockMark {
+    this.checkGpu("mark");
+    return { generation: this.generation, counts: new Map(this.filling.map((page) => [page, page.count])) };
+  }
+
+  /**
+   * Forgets what was appended since; its pages are kept for the next ones.
+   * @throws {OptionError} where tokens held then have been taken away since.
+   */
+  rollback(mark: KvBlockMark): void {
+    this.checkGpu("rollback");
+    if (mark.generation !== this.generation)
+      throw new OptionError(`KvBlock.rollback: ${this.label} has lost tokens since the mark was made; make marks anew`);
+    for (const page of this.filling) page.truncate(mark.counts.get(page) ?? 0);
+    this.heldRanges = undefined;
+  }
+
+  /**
+   * Forgets these positions; those not held are passed over. Pages that lose all their tokens are freed, others are copied
+   * without them. Marks made before are void. What reads or writes the block must have been submitted.
+   * @throws {GpuMemoryError} The tokens of pages not yet reached are still held then.
+   * @throws {OptionError} for a block in host memory.
+   */
+  async drop(ranges: readonly TokenRange[]): Promise<void> {
+    this.checkGpu("drop");
+    const gone = listPositions(ranges).sort();
+    const isGone = (position: number) => gone[lowerBound(gone, position)] === position;
+    for (const page of [...this.filling]) {
+      const rows: number[] = [];
+      page.positionList.forEach((position, row) => {
+        if (!isGone(position)) rows.push(row);
+      });
+      if (rows.length === page.count) continue;
+      this.generation++;
+      this.heldRanges = undefined;
+      // The tokens that stay come first: the rest is cut off.
+      if (rows.at(-1) === rows.length - 1) page.truncate(rows.length);
+      else await this.moveRows(page, rows);
+    }
+    this.trim();
+  }
+
+  /** Frees pages that hold nothing. What reads or writes them must have been submitted. */
+  trim(): void {
+    for (const page of this.filling) if (page.count === 0) page.release();
+    this.filling = this.filling.filter((page) => page.count > 0);
+  }
+
+  /**
+   * Copies the K/V of some positions to host memory, rows in the order of the ranges.
+   * @throws {OptionError} for positions that are not held, and for a block in host memory.
+   * @throws signal.reason
+   */
+  async readTokens(ranges: readonly TokenRange[], signal: AbortSignal): Promise<HostTokens> {
+    this.checkGpu("readTokens");
+    const runs = findRows(`KvBlock.readTokens: ${this.label}`, this.filling, listPositions(ranges));
+    const [key, value] = [this.keyRowBytes, this.valueRowBytes];
+    return readRows(this.settings.device, this.label, runs, { key, value }, signal);
+  }
+
+  /**
+   * Appends tokens from host memory, rows in the order of the ranges.
+   * @throws {OptionError} where the bytes do not fit the positions, or those are held already.
+   * @throws {GpuMemoryError}
+   */
+  async writeTokens(ranges: readonly TokenRange[], tokens: HostTokens): Promise<void> {
+    const where = "KvBlock.writeTokens";
+    this.checkGpu("writeTokens");
+    const { device, pageSize } = this.settings;
+    const count = tokenCount(ranges);
+    const sizes = [count * this.keyRowBytes, count * this.valueRowBytes];
+    if (tokens.key.byteLength !== sizes[0] || tokens.value.byteLength !== sizes[1])
+      throw new OptionError(
+        `${where}: expected ${sizes.join(" + ")} bytes of keys and values for ${count} tokens, got ${tokens.key.byteLength} + ${tokens.value.byteLength}`,
+      );
+    this.checkPositions(where, ranges);
+    await this.reserve(ranges);
+    for (const { page: index, row, range, first } of placeTokens(this.filling, ranges, pageSize).placements) {
+      const page = this.filling[index]!;
+      const rows = (bytes: Uint8Array<ArrayBuffer>, rowBytes: number) =>
+        bytes.subarray(first * rowBytes, (first + range.count) * rowBytes);
+      write(device, page.key, row * this.keyRowBytes, rows(tokens.key, this.keyRowBytes));
+      write(device, page.value, row * this.valueRowBytes, rows(tokens.value, this.valueRowBytes));
+      page.push(range);
+    }
+    this.heldRanges = undefined;
+  }
+
   /** Forgets all tokens; pages on the GPU are kept for the next ones. */
   clear(): void {
     this.checkUsable("clear");
+    this.generation++;
+    this.heldRanges = undefined;
     this.hosted = [];
     for (const page of this.filling) page.clear();
   }
@@ -232,31 +315,107 @@ export class KvBlock implements RingBlock {
     if (this.isReleased) throw new DestroyedError(`KvBlock.${method}: ${this.label} was released`);
   }
 
+  private checkGpu(method: string): void {
+    this.checkUsable(method);
+    if (this.settings.memory !== "gpu")
+      throw new OptionError(
+        `KvBlock.${method}: expected a block in GPU memory, got ${this.label} in host memory (blockMemory "host")`,
+      );
+  }
+
+  /** @throws {OptionError} where positions are held already, or (unless any order will do) not past those held. */
+  private checkPositions(where: string, ranges: readonly TokenRange[]): void {
+    if (!this.settings.isAnyOrder) {
+      let last = this.maxPosition;
+      for (const range of ranges) {
+        if (range.count === 0) continue;
+        if (range.start <= last)
+          throw new OptionError(`${where}: expected positions past ${last}, which the block holds, got ${range.start}`);
+        last = lastPosition(range);
+      }
+      return;
+    }
+    if (ranges.length > 1) sortedPositions(where, ranges);
+    for (const range of ranges) {
+      const span = intervalOf([range]);
+      if (!span) continue;
+      for (const page of this.filling) {
+        if (page.count === 0 || page.maxPosition < span.min || page.minPosition > span.max) continue;
+        const list = page.positionList;
+        for (let i = lowerBound(list, span.min); i < list.length && list[i]! <= span.max; i++)
+          if ((list[i]! - range.start) % range.stride === 0)
+            throw new OptionError(`${where}: expected positions that ${this.label} does not hold, got ${list[i]}`);
+      }
+    }
+  }
+
+  /** @throws {OptionError} where the tensors end before the last row that is wanted. */
+  private checkRows(
+    key: BufferSource,
+    value: BufferSource,
+    firstPosition: number | undefined,
+    ranges: readonly TokenRange[],
+  ): void {
+    const rows = firstPosition === undefined ? tokenCount(ranges) : (intervalOf(ranges)?.max ?? -1) + 1 - firstPosition;
+    for (const [name, source, rowBytes] of [
+      ["key", key, this.keyRowBytes],
+      ["value", value, this.valueRowBytes],
+    ] as const) {
+      const { byteLength } = viewOf(source);
+      if (rows * rowBytes > byteLength)
+        throw new OptionError(
+          `KvBlock.encodeAppend: expected ${name} of ${rows} rows (${rows * rowBytes} bytes), got ${byteLength} bytes`,
+        );
+    }
+  }
+
+  /** Copies rows (`from` counts rows, not positions) into a page. */
   private encodeRows(
     target: CommandTarget,
     source: BufferSource,
     page: GPUBuffer,
     firstRow: number,
     rowBytes: number,
-    range: TokenRange,
-    firstPosition: number,
+    from: TokenRange,
   ): void {
     const view = viewOf(source);
     const width = rowBytes / BYTES_PER_ELEMENT[this.settings.dtype];
-    const byteOffset = view.byteOffset + (range.start - firstPosition) * rowBytes;
-    const rows = (range.count - 1) * range.stride + 1;
-    if ((range.start - firstPosition + rows) * rowBytes > view.byteLength)
-      throw new OptionError(
-        `KvBlock.encodeAppend: expected K/V up to position ${range.start + rows - 1} (${(range.start - firstPosition + rows) * rowBytes} bytes), got ${view.byteLength} bytes`,
-      );
     this.settings.copier.encode(target, {
-      source: { buffer: view.buffer, byteOffset },
-      sourceStrides: { outer: 0, token: range.stride * width },
+      source: { buffer: view.buffer, byteOffset: view.byteOffset + from.start * rowBytes },
+      sourceStrides: { outer: 0, token: from.stride * width },
       target: { buffer: page, byteOffset: firstRow * rowBytes },
       targetStrides: { outer: 0, token: width },
-      tokens: range.count,
+      tokens: from.count,
       width,
     });
+  }
+
+  /** Moves some rows of a page to other pages and empties it. */
+  private async moveRows(page: FillingPage, rows: readonly number[]): Promise<void> {
+    const { device, pageSize } = this.settings;
+    const positions = toRanges(rows.map((row) => page.positionList[row]!));
+    // Its own free rows are no place for them.
+    this.filling = this.filling.filter((other) => other !== page);
+    try {
+      await this.reserve(positions);
+    } catch (error) {
+      if (this.isReleased) page.release();
+      else this.filling.push(page);
+      throw error;
+    }
+    const encoder = device.createCommandEncoder({ label: `${this.label} move` });
+    for (const { page: index, row, range, first } of placeTokens(this.filling, positions, pageSize).placements) {
+      const to = this.filling[index]!;
+      let done = 0;
+      for (const from of toRanges(rows.slice(first, first + range.count))) {
+        this.encodeRows(encoder, page.key, to.key, row + done, this.keyRowBytes, from);
+        this.encodeRows(encoder, page.value, to.value, row + done, this.valueRowBytes, from);
+        done += from.count;
+      }
+      to.push(range);
+    }
+    device.queue.submit([encoder.finish()]);
+    page.release();
   }
 
   /** Drops pages that the window hides from every query at `position` or later; on the GPU they wait to be filled again. */
@@ -266,11 +425,14 @@ export class KvBlock implements RingBlock {
     const isHidden = (page: KvPage) => page.count > 0 && page.maxPosition <= position - window;
     this.hosted = this.hosted.filter((page) => !isHidden(page));
     const hidden = this.filling.filter(isHidden);
+    if (hidden.length > 0) this.generation++;
+    this.heldRanges = undefined;
     for (const page of hidden) page.clear();
     this.filling = [...this.filling.filter((page) => !hidden.includes(page)), ...hidden];
   }
 
   private async addPages(count: number): Promise<void> {
+    if (count === 0) return;
     const { device, pageSize, ledger } = this.settings;
     const sizes = { key: this.keyRowBytes, value: this.valueRowBytes, positions: 4 };
     const first = this.filling.length + this.hosted.length;

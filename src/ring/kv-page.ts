@@ -33,6 +33,8 @@ export interface GpuPage extends PageTokens {
 /** A page in host memory. */
 export interface HostPage extends PageTokens {
   readonly memory: "host";
+  /** Rows are f16 and widened to the ring's f32 on the GPU (K/V that came over a wire). */
+  readonly isHalf?: boolean;
   readonly key: HostRows;
   readonly value: HostRows;
   /** Positions as start and stride, or one by one. */
@@ -50,6 +52,8 @@ export interface RingBlock {
   readonly kvRank: number;
   readonly tokenCount: number;
   readonly pages: readonly KvPage[];
+  /** How it came, where it came over a link. */
+  readonly arrival?: { transferMs: number; receivedBytes: number };
 }
 
 /** Rows of one page within host memory: `[B, count]` rows of `rowBytes`, evenly spaced. */
@@ -92,7 +96,8 @@ export function writeRows(device: GPUDevice, buffer: GPUBuffer, byteOffset: numb
 export class PositionList {
   count = 0;
   private stride = 1;
-  private even = true;
+  /** First token that start and stride do not tell. */
+  private unevenAt = Number.POSITIVE_INFINITY;
   private readonly list: Uint32Array<ArrayBuffer>;
 
   constructor(readonly capacity: number) {
@@ -109,7 +114,7 @@ export class PositionList {
 
   /** The list as start and stride, where that is all there is to it. */
   get affine(): { start: number; stride: number } | undefined {
-    return this.even ? { start: this.minPosition, stride: this.stride } : undefined;
+    return this.unevenAt < this.count ? undefined : { start: this.minPosition, stride: this.stride };
   }
 
   /** Adds positions, which must fit. */
@@ -117,7 +122,8 @@ export class PositionList {
     for (let i = 0; i < count; i++) {
       const position = start + i * stride;
       if (this.count === 1) this.stride = position - this.minPosition;
-      else if (this.count > 1 && position - this.maxPosition !== this.stride) this.even = false;
+      else if (this.count > 1 && position - this.maxPosition !== this.stride && this.unevenAt > this.count)
+        this.unevenAt = this.count;
       this.list[this.count++] = position;
     }
   }
@@ -127,9 +133,14 @@ export class PositionList {
     return this.list.subarray(from, this.count);
   }
 
+  /** Forgets all positions from the `count`th on. */
+  truncate(count: number): void {
+    this.count = Math.min(this.count, count);
+    if (this.count < 2) this.stride = 1;
+    if (this.unevenAt >= this.count) this.unevenAt = Number.POSITIVE_INFINITY;
+  }
+
   clear(): void {
-    this.count = 0;
-    this.stride = 1;
-    this.even = true;
+    this.truncate(0);
   }
 }

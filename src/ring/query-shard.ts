@@ -38,6 +38,8 @@ export interface QueryTensors {
   seqLen: number;
   /** Position of the first query. */
   firstPosition: number;
+  /** Rows follow each other as the shard's positions do, whatever those are (one shard, one batch entry, no lse). */
+  isPacked?: boolean;
   /** Position of the first key, where a mask's columns begin unless it says otherwise. Default 0. */
   kvStart?: number;
   mask?: AttentionMask;
@@ -96,6 +98,28 @@ function cutShard(ranges: readonly TokenRange[], most: number, isDirect: boolean
       done += count;
       free -= count;
     }
+  return groups;
+}
+
+/** Groups of packed rows, each ascending: long runs by themselves, so that their pages are skipped exactly. */
+function cutPacked(ranges: readonly TokenRange[], most: number): TokenRange[][] {
+  const groups: TokenRange[][] = [];
+  let free = 0;
+  for (const range of cutRanges(ranges, most)) {
+    const last = groups.at(-1)?.at(-1);
+    const joins =
+      last &&
+      range.count <= free &&
+      range.start > lastPosition(last) &&
+      range.count < DIRECT_TOKENS &&
+      last.count < DIRECT_TOKENS;
+    if (joins) groups.at(-1)!.push(range);
+    else {
+      groups.push([range]);
+      free = most;
+    }
+    free -= range.count;
+  }
   return groups;
 }
 
@@ -189,6 +213,11 @@ export class QueryShard {
     const row = heads * valueDim;
     for (const piece of this.pieces) {
       const { state, count } = piece;
+      if (!piece.hasMet && piece.isDirect && "clearBuffer" in target) {
+        // Nobody in the whole ring holds a token.
+        target.clearBuffer(piece.output.buffer, piece.output.byteOffset, count * row * bytesPerElement);
+        continue;
+      }
       const call = { state, output: piece.output, lse: piece.lse, batch, seqLen: count, sinks };
       stepper.encodeFinalize(target, call);
       this.encodeRows(piece, (range, done) => {
@@ -259,8 +288,11 @@ function planShard(kernels: RingKernels, tensors: QueryTensors, ranges: readonly
   const queryRow = heads * headDim * bytesPerElement;
   const outputRow = heads * valueDim * bytesPerElement;
   const isDirect =
-    batch === 1 && ranges.every((range) => range.stride === 1 && (ranges.length === 1 || range.count >= DIRECT_TOKENS));
-  const groups = cutShard(ranges, tokensPerPiece(kernels, batch), isDirect);
+    tensors.isPacked ||
+    (batch === 1 &&
+      ranges.every((range) => range.stride === 1 && (ranges.length === 1 || range.count >= DIRECT_TOKENS)));
+  const most = tokensPerPiece(kernels, batch);
+  const groups = tensors.isPacked ? cutPacked(ranges, most) : cutShard(ranges, most, isDirect);
   const totals = new Map<string, number>();
   const parts = new Map<string, number>();
   /** Sets bytes aside in the rank's buffer of that name; the view comes when the buffer is there. */
@@ -279,11 +311,13 @@ function planShard(kernels: RingKernels, tensors: QueryTensors, ranges: readonly
       return { buffer, byteOffset, byteLength };
     };
   };
+  let packedRow = 0;
   const builders = groups.map((group) => {
     const count = tokenCount(group);
     const first = group[0]!;
     const isWhole = count === seqLen && group.length === 1 && first.stride === 1;
-    const row = first.start - firstPosition;
+    const row = tensors.isPacked ? packedRow : first.start - firstPosition;
+    packedRow += count;
     const state = reserve("state", stepper.stateByteLength(batch, count));
     const query = isDirect ? undefined : reserve("query", batch * count * queryRow);
     const output = isDirect ? undefined : reserve("output", batch * count * outputRow);

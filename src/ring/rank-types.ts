@@ -66,6 +66,8 @@ export interface PartialAttention {
 /** A ring step as a rank of a ring over links tells it. */
 export interface RankStep extends RingStep {
   rotation: Rotation;
+  /** Whose queries are met: another rank's only where the queries go around. */
+  queryRank: number;
   /** Bytes received for this step (0: the block was its own). */
   receivedBytes: number;
   /** Multiply-adds of the step's attention. */

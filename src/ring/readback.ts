@@ -1,4 +1,4 @@
-/** Two buffers through which K/V pages go from the GPU to the host: their number bounds the memory in flight. */
+/** Buffers through which K/V pages go from the GPU to the host: their number bounds the memory in flight. */
 import { DestroyedError } from "../errors.ts";
 import { allocateAll, release } from "../gpu/buffers.ts";
 
@@ -9,24 +9,36 @@ const MAP_READ = 0x1 | 0x8;
 /** A part of a GPU buffer that is wanted on the host; all multiples of 4 bytes. */
 export interface ReadbackPart {
   buffer: GPUBuffer;
+  /** Default 0. */
+  byteOffset?: number;
   byteLength: number;
 }
 
 /** Reads pages back without waiting for more than the copy itself; see {@link createReadback}. */
 export interface Readback {
+  /** Buffers: so many copies can be under way at once. */
+  readonly count: number;
   /**
    * Submits the copy of the parts and resolves once it is submitted: the buffers may be overwritten by later commands.
-   * `bytes` resolves with the parts, one after the other.
+   * `bytes` resolves with the parts, one after the other. `encodeBefore` encodes what makes the parts, just before.
    */
-  start(parts: readonly ReadbackPart[]): Promise<{ bytes: Promise<Uint8Array<ArrayBuffer>> }>;
+  start(
+    parts: readonly ReadbackPart[],
+    encodeBefore?: (encoder: GPUCommandEncoder) => void,
+  ): Promise<{ bytes: Promise<Uint8Array<ArrayBuffer>> }>;
   destroy(): void;
 }
 
-/** @throws {GpuMemoryError} */
-export async function createReadback(device: GPUDevice, byteLength: number, label: string): Promise<Readback> {
+/** @param count Buffers, of `byteLength` each. Default 2. @throws {GpuMemoryError} */
+export async function createReadback(
+  device: GPUDevice,
+  byteLength: number,
+  label: string,
+  count = READBACK_COUNT,
+): Promise<Readback> {
   const buffers = await allocateAll(
     device,
-    Array.from({ length: READBACK_COUNT }, (_, index) => ({
+    Array.from({ length: count }, (_, index) => ({
       label: `${label} readback ${index}`,
       byteLength,
       usage: MAP_READ,
@@ -61,13 +73,15 @@ export async function createReadback(device: GPUDevice, byteLength: number, labe
   }
 
   return {
-    async start(parts) {
+    count,
+    async start(parts, encodeBefore) {
       if (isDestroyed) throw gone();
       const buffer = await take();
       const encoder = device.createCommandEncoder({ label: `${label} readback` });
+      encodeBefore?.(encoder);
       let size = 0;
       for (const part of parts) {
-        encoder.copyBufferToBuffer(part.buffer, 0, buffer, size, part.byteLength);
+        encoder.copyBufferToBuffer(part.buffer, part.byteOffset ?? 0, buffer, size, part.byteLength);
         size += part.byteLength;
       }
       device.queue.submit([encoder.finish()]);

@@ -4,18 +4,15 @@
  * the state (acc, rowMax, rowSum) goes from step to step, so the result is exact attention over the whole sequence.
  */
 import { DestroyedError, OptionError, ShapeError } from "../errors.ts";
-import { describeAdapter } from "../gpu/device.ts";
 import { lossSignal } from "../gpu/device-loss.ts";
 import type { CommandTarget } from "../gpu/dispatch.ts";
 import { MemoryLedger, type MemoryUse } from "../gpu/ledger.ts";
 import { resolveAttention } from "../kernels/attention-options.ts";
 import { bindMask } from "../kernels/attention-params.ts";
 import { createAttentionStepper } from "../kernels/attention-stepper.ts";
-import { createTokenCopier } from "../kernels/copy-tokens.ts";
 import { expectInteger, expectOneOf } from "../shape.ts";
-import { nextTask } from "./abort.ts";
 import { KvBlock } from "./kv-block.ts";
-import type { KvPage, RingBlock } from "./kv-page.ts";
+import type { RingBlock } from "./kv-page.ts";
 import { newPace, Pacer } from "./pacer.ts";
 import { expectBytes, QueryShard, type QueryTensors, type RingKernels } from "./query-shard.ts";
 import { createReadback, type Readback } from "./readback.ts";
@@ -26,6 +23,7 @@ import {
   decodeStatesIn,
   encodeDecodeFromPages,
 } from "./ring-decode.ts";
+import { pageSizes, ringKernels } from "./ring-kernels.ts";
 import type {
   RingAppendTensors,
   RingAttendTensors,
@@ -37,103 +35,12 @@ import type {
 } from "./ring-types.ts";
 import { sequenceBlocks } from "./sequence-blocks.ts";
 import { MAX_WORLD_SIZE, shardTokens, tokenCount } from "./shard.ts";
-import type { Transport, TransportPass } from "./transport.ts";
+import type { Transport } from "./transport.ts";
 import { createHostTransport } from "./transport-host.ts";
 import { createLocalTransport } from "./transport-local.ts";
+import { turn } from "./turn.ts";
 import type { BlockMemory, RingLayout, RingStep, TokenRange } from "./types.ts";
 import { type Workspace, WorkspacePool } from "./workspace.ts";
-
-/**
- * Tokens per page unless given: about 1 MiB of K and V, for every layer and rank of a model holds at least one page; not
- * fewer than 256, for decode encodes one dispatch per page; not more than 1024, so that no dispatch takes long.
- */
-const PAGE_BYTES = 1 << 20;
-const MIN_PAGE_SIZE = 256;
-const MAX_PAGE_SIZE = 1024;
-/** Query tokens that one dispatch meets: 512 x 1024 pairs take about 0.1 s per 8 heads of 64 on SwiftShader. */
-const PIECE_TOKENS_CPU = 512;
-const PIECE_TOKENS_GPU = 8192;
-
-/** The ring's loop, for the ranks that compute here (one shard each): yields one event per rank and step. */
-async function* turn(
-  pass: TransportPass,
-  worldSize: number,
-  shards: readonly QueryShard[],
-  blocks: readonly RingBlock[],
-  pacer: Pacer,
-): AsyncGenerator<RingStep> {
-  let held = shards.map((shard) => blocks[shard.rank]!);
-  /** Own ones first. Somebody holds a token, and every block comes by. */
-  let anyPage: KvPage | undefined;
-  for (let step = 0; step < worldSize; step++) {
-    const isLast = step + 1 === worldSize;
-    const arriving = Promise.all(isLast ? [] : shards.map((shard, i) => pass.sendRecv(shard.rank, held[i]!)));
-    // Waited for below; a failure before that is not an unhandled one.
-    arriving.catch(() => {});
-    anyPage ??= held.flatMap((block) => block.pages).find((page) => page.count > 0);
-    for (const [i, shard] of shards.entries()) {
-      await meet(pass, shard, held[i]!, step, pacer);
-      yield* pacer.finished();
-    }
-    if (!isLast) held = await arriving;
-  }
-  for (const shard of shards) if (shard.hasUnmet) await meetPage(pass, shard, anyPage!, pacer);
-}
-
-/** One rank's step: its queries meet the block that is here, page by page. */
-async function meet(
-  pass: TransportPass,
-  shard: QueryShard,
-  block: RingBlock,
-  step: number,
-  pacer: Pacer,
-): Promise<void> {
-  const pages = block.pages.filter((page) => page.count > 0 && !shard.cannotSee(page));
-  const event = pacer.open({
-    step,
-    rank: shard.rank,
-    kvRank: block.kvRank,
-    isSkipped: pages.length === 0,
-    queryTokens: shard.tokens,
-    kvTokens: block.tokenCount,
-    computeMs: 0,
-    transferMs: 0,
-    waitMs: 0,
-    startMs: performance.now(),
-  });
-  for (const page of pages) await meetPage(pass, shard, page, pacer, event);
-  pacer.close();
-  await pacer.keepUp();
-}
-
-/** Without an event: for queries that have met nothing, so that their state says so. */
-async function meetPage(
-  pass: TransportPass,
-  shard: QueryShard,
-  page: KvPage,
-  pacer: Pacer,
-  event?: RingStep,
-): Promise<void> {
-  const isHost = page.memory === "host";
-  const arrival = await pass.bring(page);
-  try {
-    if (event && isHost) {
-      // Lets the news that the GPU has finished come in, so that its idle time is not overlooked.
-      await nextTask();
-      const endMs = arrival.startMs + arrival.transferMs;
-      if (event.transferMs === 0) event.startMs = arrival.startMs;
-      event.transferMs += arrival.transferMs;
-      if (pacer.isIdle) event.waitMs += Math.max(0, endMs - Math.max(arrival.startMs, pacer.idleSinceMs ?? 0));
-    }
-    for (const work of shard.encodeStep(() => pacer.encoder, arrival.page, event === undefined)) {
-      pacer.add(work);
-      await pacer.keepUp();
-    }
-  } finally {
-    // A staging buffer is written over as soon as it is free: what reads it must be on the queue by then.
-    arrival.release(isHost ? pacer.submit() : Promise.resolve());
-  }
-}
 
 /**
  * Ring attention on one device: compiles its kernels and takes its staging buffers. See {@link RingAttention}.
@@ -151,30 +58,13 @@ export async function createRingAttention(device: GPUDevice, options: RingAttent
   const resolved = resolveAttention(where, attention);
   const keyRow = resolved.kvHeads * resolved.headDim * resolved.bytesPerElement;
   const valueRow = resolved.kvHeads * resolved.valueDim * resolved.bytesPerElement;
-  const mostTokens = Math.floor(device.limits.maxStorageBufferBindingSize / Math.max(keyRow, valueRow));
-  const fitting = Math.floor(PAGE_BYTES / (keyRow + valueRow));
-  const usual = Math.min(MAX_PAGE_SIZE, Math.max(MIN_PAGE_SIZE, fitting));
-  const pageSize = Math.min(expectInteger(where, "pageSize", options.pageSize ?? usual), mostTokens);
-  // Tokens that are met in place take no memory.
-  const inPlaceSize = Math.min(options.pageSize ?? MAX_PAGE_SIZE, mostTokens);
+  const { pageSize, inPlaceSize } = pageSizes(where, device, { keyRow, valueRow }, options.pageSize);
   const maxDecodeTokens = expectInteger(where, "maxDecodeTokens", options.maxDecodeTokens ?? 1);
   const made: { destroy(): void }[] = [];
   try {
     const stepper = await createAttentionStepper(device, attention);
     made.push(stepper);
-    const [copier, wordCopier] = await Promise.all([
-      createTokenCopier(device, resolved.dtype),
-      createTokenCopier(device, "f32"),
-    ]);
-    const kernels: RingKernels = {
-      ...{ device, resolved, stepper, copier, wordCopier },
-      rule: {
-        isCausal: resolved.isCausal,
-        causalBlockSize: resolved.causalBlockSize,
-        window: resolved.window || undefined,
-      },
-      pieceTokens: describeAdapter(device).isCpu ? PIECE_TOKENS_CPU : PIECE_TOKENS_GPU,
-    };
+    const kernels = await ringKernels(device, resolved, stepper);
     let readback: Readback | undefined;
     let transport = options.transport;
     if (blockMemory === "host") {

@@ -31,6 +31,12 @@ function lastVisible(query: number, rule: MaskRule): number {
   return (Math.floor(query / size) + 1) * size - 1;
 }
 
+/** The positions that queries within `[queryMin, queryMax]` may see, together: a key outside is seen by none of them. */
+export const visibleKeys = (queryMin: number, queryMax: number, rule: MaskRule): { first: number; last: number } => ({
+  first: firstVisible(queryMin, rule),
+  last: lastVisible(queryMax, rule),
+});
+
 /** True where the mask lets the query see the key (positions). */
 export const isVisible = (query: number, key: number, rule: MaskRule): boolean =>
   key >= firstVisible(query, rule) && key <= lastVisible(query, rule);
