@@ -4,8 +4,6 @@
  *
  * So a token costs every link of the tree one query down and one answer up per layer, whatever the context: no K/V moves.
  */
-import { ShapeError } from "../errors.ts";
-import type { PartialAttention } from "../ring/rank-types.ts";
 import { expectInteger } from "../shape.ts";
 
 /** A rank's place in the tree. */
@@ -56,41 +54,4 @@ export function isOnPath(via: number, rank: number, root: number, worldSize: num
   for (let at: number | undefined = rank; at !== undefined; at = treePlace(at, root, worldSize).parent)
     if (at === via) return true;
   return false;
-}
-
-/**
- * The attention over two sets of tokens, from that over each: outputs weighted by their share of the sum of exponentials. In
- * float64 on the CPU: a few thousand numbers. Where one side saw nothing (lse -inf) the other's answer is returned as it is.
- * @throws {ShapeError} where the two do not answer the same queries.
- */
-export function mergePartials(
-  a: PartialAttention,
-  b: PartialAttention,
-  heads: number,
-  headDim: number,
-): PartialAttention {
-  const rows = a.lse.length;
-  const count = rows / heads;
-  const isSame = b.lse.length === rows && [a, b].every(({ output }) => output.length === rows * headDim);
-  if (!isSame || !Number.isInteger(count))
-    throw new ShapeError(
-      `mergePartials: expected two answers of [n, ${heads}, ${headDim}] with lse [${heads}, n], got ${a.output.length} with ${rows} and ${b.output.length} with ${b.lse.length}`,
-    );
-  const output = new Float32Array(a.output.length);
-  const lse = new Float32Array(rows);
-  for (let head = 0; head < heads; head++)
-    for (let row = 0; row < count; row++) {
-      const [one, other] = [a.lse[head * count + row]!, b.lse[head * count + row]!];
-      const most = Math.max(one, other);
-      // exp(-inf - -inf) would be NaN.
-      const [p, q] = most === Number.NEGATIVE_INFINITY ? [0, 0] : [Math.exp(one - most), Math.exp(other - most)];
-      lse[head * count + row] = p + q === 0 ? Number.NEGATIVE_INFINITY : most + Math.log(p + q);
-      const [shareA, shareB] = p + q === 0 ? [0, 0] : [p / (p + q), q / (p + q)];
-      const at = (row * heads + head) * headDim;
-      for (let i = at; i < at + headDim; i++) {
-        // A side that saw nothing must not count, whatever its output says.
-        output[i] = (shareA > 0 ? shareA * a.output[i]! : 0) + (shareB > 0 ? shareB * b.output[i]! : 0);
-      }
-    }
-  return { output, lse };
 }
