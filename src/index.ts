@@ -68,5 +68,8 @@ export type * from "./ring/ring-types.ts";
 export { type ShardOptions, shardTokens } from "./ring/shard.ts";
 export type { ArrivedPage, Transport, TransportPass } from "./ring/transport.ts";
 export type * from "./ring/types.ts";
+export { createInvitation, hasInvitation, type Invitation, parseInvitation } from "./room/invitation.ts";
+export { joinRoom } from "./room/join-room.ts";
 export type * from "./room/types.ts";
+export { createWorkerMesh, type MeshPorts } from "./room/worker-mesh.ts";
 export type { AttentionLayout, Dtype, WeightDtype } from "./shape.ts";

@@ -12,6 +12,7 @@ export interface RoomEvents {
   /**
    * A peer has proved that it holds the secret, and can be talked to. Called again for the same peer when its connection
    * was made anew: the wires before are dead. Transfer what it holds in the same task (data channels can be moved only then).
+   * Data channels may still be connecting (`readyState`), and may never open; then they come anew.
    */
   onWires(peerId: string, source: WireSource): void;
   /** The peer said goodbye, or its connection failed for good. */
@@ -38,6 +39,13 @@ export interface RoomOptions extends RoomEvents {
   link?: "auto" | Extract<LinkKind, "tab" | "webrtc">;
   /** Most peers beside this one. Default 63. */
   maxPeers?: number;
+  /** For Node: `RTCPeerConnection` of node-datachannel's polyfill, `WebSocket` of the package ws. Default: the platform's. */
+  RtcPeerConnection?: new (
+    configuration?: RTCConfiguration,
+  ) => RTCPeerConnection;
+  WebSocketClass?: new (url: string) => WebSocket;
+  /** Starts the broker of tabs otherwise than from this package's own file; undefined: there is none. */
+  startBroker?: () => SharedWorker | undefined;
 }
 
 /** A room that was joined: see `joinRoom`. */
