@@ -1,5 +1,5 @@
 /**
- * `npm run test:faults [-- --faults 200 --seed 1 --resume]`: rings of 3 and of 5 Chromes generate while tabs close, pages and
+ * `npm run test:faults [-- --faults 208 --seed 1 --resume]`: rings of 3 and of 5 Chromes generate while tabs close, pages and
  * browsers crash, processes stop, devices are lost, links are cut, peers are slow and frames are spoilt. Each time the answer
  * must equal the published one, and nothing may be left behind. Writes bench/results/faults.json after every fault; ends
  * with 1 where one failed. `--shard-tokens 1000` instead asks the model that Ringwise ships for a needle in a text of so many
@@ -22,7 +22,7 @@ import { goldenTask, storiesFolder } from "../test/faults/tasks.ts";
 
 const { values } = parseArgs({
   options: {
-    faults: { type: "string", default: "200" },
+    faults: { type: "string", default: "208" },
     seed: { type: "string", default: "1" },
     link: { type: "string", default: "browser" },
     ranks: { type: "string", default: "3,5" },

@@ -54,6 +54,7 @@ export {
 } from "./kernels/rope.ts";
 export { type RopeScaling, type RopeTableOptions, ropeTable } from "./kernels/rope-tables.ts";
 export type * from "./link/types.ts";
+export { type WireOrigin, wiresFrom } from "./link/wires.ts";
 export { loadModel, loadPreset, type PresetOptions } from "./model/load-model.ts";
 export { type NeedleText, type NeedleTextOptions, needleText } from "./model/needle-text.ts";
 export { PRESET_NAMES, type PresetName } from "./model/presets.ts";

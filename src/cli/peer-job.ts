@@ -61,9 +61,9 @@ export interface PeerReport {
 export type SelfFault =
   | { kind: "device" }
   /** Every message of every wire is swallowed both ways for so long; then the wires work again. */
-  | { kind: "cut"; milliseconds: number }
-  /** The next so many messages that leave are spoilt. */
-  | { kind: "frames"; how: "corrupt" | "truncate" | "repeat" | "reorder"; count: number }
+  | { kind: "silence"; milliseconds: number }
+  /** Of each link's messages from now on so many are spoilt; "cut": the wires close. */
+  | { kind: "frames"; how: "corrupt" | "truncate" | "repeat" | "reorder" | "drop" | "cut"; count: number }
   /** GPU and links take so many times longer, for so long. */
   | { kind: "slow"; factor: number; milliseconds: number };
 

@@ -8,6 +8,7 @@ export const FAULT_KINDS = [
   "stopped3s",
   "stopped8s",
   "deviceDestroyed",
+  "linkSilent",
   "linkCut",
   "slow",
   "corrupt",

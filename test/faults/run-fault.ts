@@ -86,7 +86,8 @@ async function stopFor(pid: number, milliseconds: number): Promise<void> {
 
 const SELF_FAULTS: Partial<Record<Fault["kind"], SelfFault>> = {
   deviceDestroyed: { kind: "device" },
-  linkCut: { kind: "cut", milliseconds: 3500 },
+  linkSilent: { kind: "silence", milliseconds: 3500 },
+  linkCut: { kind: "frames", how: "cut", count: 1 },
   slow: { kind: "slow", factor: 20, milliseconds: 3000 },
   corrupt: { kind: "frames", how: "corrupt", count: 3 },
   truncate: { kind: "frames", how: "truncate", count: 3 },
