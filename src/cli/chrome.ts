@@ -154,6 +154,8 @@ export interface LaunchOptions {
   keepsHiddenTabsFast?: boolean;
   /** Origins without https that are trusted like one with it, e.g. "http://192.168.0.7:8080": WebGPU needs that. */
   trustedOrigins?: readonly string[];
+  /** Ctrl-C ends Chrome and this process at once. Default true; false: the caller says goodbye first. */
+  endsOnSignals?: boolean;
   log?: (line: string) => void;
 }
 
@@ -166,6 +168,7 @@ const BACKGROUND_SWITCHES = [
 
 /** Finds a Chrome and starts it with WebGPU. The caller closes it. */
 export async function launchChrome(options: LaunchOptions = {}): Promise<Browser> {
+  const { endsOnSignals = true } = options;
   return puppeteer.launch({
     executablePath: await ensureChrome(options.log),
     headless: options.headless ?? true,
@@ -178,5 +181,6 @@ export async function launchChrome(options: LaunchOptions = {}): Promise<Browser
     ignoreDefaultArgs: options.keepsHiddenTabsFast === false ? BACKGROUND_SWITCHES : [],
     protocolTimeout: options.protocolTimeoutMs ?? 3_600_000,
     waitForInitialPage: false,
+    ...{ handleSIGINT: endsOnSignals, handleSIGTERM: endsOnSignals, handleSIGHUP: endsOnSignals },
   });
 }

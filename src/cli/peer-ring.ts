@@ -62,6 +62,8 @@ export interface RingMember {
 /** See {@link openRing}. */
 export interface PeerRing {
   readonly members: readonly RingMember[];
+  /** The room's link; undefined for workers, which have none. */
+  readonly invitation: string | undefined;
   /** The first one, unless it is gone: whoever says that it leads. */
   leader(): Promise<RingMember>;
   /** Adds a peer to the ring; resolves before it is ready. */
@@ -83,7 +85,7 @@ class Ring implements PeerRing {
   private readonly children = new Set<ChildProcess>();
   private sharedBrowser: Promise<Browser> | undefined;
   private sharedPage: Promise<PeerPageHandle> | undefined;
-  private invitation: string | undefined;
+  invitation: string | undefined;
   private count = 0;
   /** Whoever starts processes ends them, whatever ends it. */
   private readonly onExit = () => {
