@@ -1,6 +1,7 @@
 /**
  * A ring of rank runs in one page: what peers/ does over machines, done by one caller who sees all ranks. Every rank has a
- * run of its own on the same model and device; neighbours are joined by links in memory.
+ * run of its own on the same model and device; neighbours are joined by links over wires in memory, which stay as epochs
+ * come and go.
  */
 import type { Link } from "../../src/link/types.ts";
 import { openRank, type RankRunOptions } from "../../src/model/rank-run.ts";
@@ -34,8 +35,11 @@ export class RankRing {
   op = 0;
   /** Of all ranks, since the ring was made. */
   readonly steps: RankStep[] = [];
-  /** To rank + 1 and from rank - 1. */
-  private links: { next?: Link; previous?: Link }[] = [];
+  /** One name per run, for its whole life. */
+  private readonly names: string[] = [];
+  private made = 0;
+  /** Both ends, by the names of the two peers in order; each end by the name of whose it is. */
+  private readonly links = new Map<string, { peers: string[]; ends: Map<string, Link> }>();
 
   private constructor(
     readonly model: Model,
@@ -57,33 +61,40 @@ export class RankRing {
   async join(): Promise<void> {
     const { pageSize, chunkSize } = this.options;
     this.runs.push(await openRank(this.model, { pageSize, chunkSize }));
+    this.names.push(`peer ${this.made++}`);
     this.newEpoch();
   }
 
   /** A rank goes, with all that it holds. */
   leave(rank: number): void {
     this.runs.splice(rank, 1)[0]!.release();
+    const [gone] = this.names.splice(rank, 1);
+    for (const [key, { peers, ends }] of this.links) {
+      if (!peers.includes(gone!)) continue;
+      for (const link of ends.values()) link.close("its peer has gone");
+      this.links.delete(key);
+    }
     this.newEpoch();
   }
 
-  /** New links: parcels of the epoch before are of no more use. */
+  /** What is on its way is of no more use. */
   newEpoch(): void {
-    this.closeLinks();
     this.epoch += 1;
     this.op = 0;
-    const { worldSize } = this;
-    this.links = this.runs.map(() => ({}));
-    if (worldSize === 1) return;
-    const pairs = worldSize === 2 ? 1 : worldSize;
-    for (let rank = 0; rank < pairs; rank++) {
-      const next = (rank + 1) % worldSize;
-      const [mine, theirs] = linkPair(`rank ${rank}`, `rank ${next}`, this.epoch);
-      this.links[rank]!.next = mine;
-      this.links[next]!.previous = theirs;
-      if (worldSize > 2) continue;
-      this.links[rank]!.previous = mine;
-      this.links[next]!.next = theirs;
+    for (const { ends } of this.links.values()) for (const link of ends.values()) link.setEpoch(this.epoch);
+  }
+
+  /** The end that belongs to rank `from`, of its link with rank `to`. */
+  link(from: number, to: number): Link {
+    const peers = [this.names[from]!, this.names[to]!].sort();
+    const key = peers.join(" and ");
+    let link = this.links.get(key);
+    if (!link) {
+      const ends = linkPair(peers[0]!, peers[1]!, this.epoch);
+      link = { peers, ends: new Map(peers.map((name, index) => [name, ends[index]!])) };
+      this.links.set(key, link);
     }
+    return link.ends.get(this.names[from]!)!;
   }
 
   /** One op on all ranks, not committed. Rejects with the first failure once all have ended. */
@@ -101,11 +112,18 @@ export class RankRing {
     const op = this.op++;
     const held = this.runs.map((run) => run.held);
     const { ropeLength = ids.length, signal = new AbortController().signal } = options;
+    const neighbours = (rank: number) =>
+      worldSize === 1
+        ? {}
+        : {
+            next: this.link(rank, (rank + 1) % worldSize),
+            previous: this.link(rank, (rank + worldSize - 1) % worldSize),
+          };
     const ended = await Promise.allSettled(
       this.runs.map((run, rank) =>
         run.forward(
           ids,
-          { ...this.links[rank], rank, worldSize, epoch, op, tokens, held, rotation, wireDtype, ropeLength },
+          { ...neighbours(rank), rank, worldSize, epoch, op, tokens, held, rotation, wireDtype, ropeLength },
           signal,
           (layer, steps) => {
             this.steps.push(...steps);
@@ -216,12 +234,7 @@ export class RankRing {
   }
 
   release(): void {
-    this.closeLinks();
+    for (const { ends } of this.links.values()) for (const link of ends.values()) link.close("the test is over");
     for (const run of this.runs) run.release();
-  }
-
-  private closeLinks(): void {
-    for (const { next, previous } of this.links)
-      for (const link of [next, previous]) link?.close("the ring is made anew");
   }
 }
