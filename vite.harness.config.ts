@@ -1,4 +1,4 @@
-/** The page that the command line drives in Chrome (`generate` and `bench`), into dist/harness. */
+/** The pages that the command line drives in Chrome (`generate`, `bench` and `peer`), into dist/harness. */
 import { fileURLToPath } from "node:url";
 import { defineConfig } from "vite";
 
@@ -7,5 +7,11 @@ const path = (relative: string) => fileURLToPath(new URL(relative, import.meta.u
 export default defineConfig({
   root: path("bench/page"),
   base: "./",
-  build: { outDir: path("dist/harness"), emptyOutDir: true, target: "es2022" },
+  worker: { format: "es" },
+  build: {
+    outDir: path("dist/harness"),
+    emptyOutDir: true,
+    target: "es2022",
+    rolldownOptions: { input: [path("bench/page/index.html"), path("bench/page/peer.html")] },
+  },
 });

@@ -60,6 +60,7 @@ export { type NeedleText, type NeedleTextOptions, needleText } from "./model/nee
 export { PRESET_NAMES, type PresetName } from "./model/presets.ts";
 export { sourceFromDrop } from "./model/sources.ts";
 export type * from "./model/types.ts";
+export { createPeer } from "./peers/create-peer.ts";
 export type * from "./peers/types.ts";
 export type { KvAppendTensors, KvBlock } from "./ring/kv-block.ts";
 export type { GpuPage, HostPage, HostRows, KvPage, RingBlock } from "./ring/kv-page.ts";
