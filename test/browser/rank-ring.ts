@@ -38,6 +38,7 @@ export class RankRing {
   /** One name per run, for its whole life. */
   private readonly names: string[] = [];
   private made = 0;
+  private asked: readonly Promise<unknown>[] = [];
   /** Both ends, by the names of the two peers in order; each end by the name of whose it is. */
   private readonly links = new Map<string, { peers: string[]; ends: Map<string, Link> }>();
 
@@ -194,13 +195,13 @@ export class RankRing {
       keeper === lead,
       {
         ask: async (layer, query, key, value) => {
-          const answers = await Promise.all(
-            this.runs.map((run, rank) =>
-              rank === lead
-                ? undefined
-                : run.answer(layer, position, query, rank === keeper ? { key, value } : undefined, signal),
-            ),
+          const asked = this.runs.map(async (run, rank) =>
+            rank === lead
+              ? undefined
+              : run.answer(layer, position, query, rank === keeper ? { key, value } : undefined, signal),
           );
+          this.asked = asked;
+          const answers = await Promise.all(asked);
           return answers
             .filter((answer) => answer !== undefined)
             .reduce<PartialAttention | undefined>(
@@ -213,6 +214,11 @@ export class RankRing {
     );
     this.commit();
     return logits;
+  }
+
+  /** Resolves when no rank answers any more: a lead does not wait for others' answers after a failure. */
+  async idle(): Promise<void> {
+    await Promise.allSettled(this.asked);
   }
 
   /** A whole run. `before(count)` is called before the token that is number `count` of the answer is computed. */
