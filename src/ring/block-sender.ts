@@ -1,5 +1,6 @@
 /** A rank's own block on its way out: its pages are read back, as f16 where the wire asks for it, and become a parcel. */
 import { OptionError } from "../errors.ts";
+import type { BufferView } from "../gpu/buffers.ts";
 import type { WireConverter } from "../kernels/wire-f16.ts";
 import { blockTable } from "./block-parcel.ts";
 import type { KvBlock } from "./kv-block.ts";
@@ -26,8 +27,8 @@ export interface BlockExit {
   half?: { converter: WireConverter; scratch: GPUBuffer };
 }
 
-/** A block as parts of a parcel, some still on their way from the GPU. */
-export interface OutgoingBlock {
+/** Parts of a parcel, some still on their way from the GPU. */
+export interface Outgoing {
   parts: (Uint8Array<ArrayBuffer> | Promise<Uint8Array<ArrayBuffer>>)[];
   byteLength: number;
   /** Resolves when as many copies are submitted as there are readback buffers: compute submitted later does not delay them. */
@@ -56,7 +57,7 @@ export function readBlock(
   owner: number,
   positions: Uint32Array<ArrayBuffer>,
   signal: AbortSignal,
-): OutgoingBlock {
+): Outgoing {
   const cuts = cutPages(block, positions);
   const ranges = cuts.flatMap((cut) => cut.ranges);
   if (!isSamePositions(ranges, positions))
@@ -69,25 +70,62 @@ export function readBlock(
     bytesPerElement,
     cuts.map((cut) => cut.ranges),
   );
-  const parts: OutgoingBlock["parts"] = [table];
+  const { bytes, started } = readInTurn(
+    exit.readback,
+    cuts.map((cut) => () => readPage(exit, cut)),
+    signal,
+  );
+  const rowBytes = (exit.keyWidth + exit.valueWidth) * bytesPerElement;
+  return { parts: [table, ...bytes], byteLength: table.byteLength + positions.length * rowBytes, started };
+}
+
+/** Reads parts of GPU buffers back. `submitted` resolves when they may be written over by later commands. */
+export function readViews(
+  readback: Readback,
+  views: readonly Required<BufferView>[],
+  signal: AbortSignal,
+): Omit<Outgoing, "byteLength"> & { submitted: Promise<unknown> } {
+  const cuts = views.flatMap(({ buffer, byteOffset, byteLength }) =>
+    Array.from({ length: Math.ceil(byteLength / readback.byteLength) }, (_, index) => ({
+      buffer,
+      byteOffset: byteOffset + index * readback.byteLength,
+      byteLength: Math.min(readback.byteLength, byteLength - index * readback.byteLength),
+    })),
+  );
+  const { bytes, started, submitted } = readInTurn(
+    readback,
+    cuts.map((cut) => () => readback.start([cut])),
+    signal,
+  );
+  return { parts: bytes, started, submitted };
+}
+
+/** Submits one copy after the other, as buffers for them are free. */
+function readInTurn(
+  readback: Readback,
+  copies: readonly (() => Promise<{ bytes: Promise<Uint8Array<ArrayBuffer>> }>)[],
+  signal: AbortSignal,
+) {
   const starts: Promise<unknown>[] = [];
+  const bytes: Promise<Uint8Array<ArrayBuffer>>[] = [];
   let before: Promise<unknown> = Promise.resolve();
-  for (const cut of cuts) {
+  for (const copy of copies) {
     const start = before.then(() => {
       signal.throwIfAborted();
-      return readPage(exit, cut);
+      return copy();
     });
     before = start;
-    const bytes = start.then((reading) => reading.bytes);
+    const part = start.then((reading) => reading.bytes);
     // Whoever sends them sees the failure; nobody sending them is not an unhandled rejection.
-    bytes.catch(() => {});
+    part.catch(() => {});
     starts.push(start);
-    parts.push(bytes);
+    bytes.push(part);
   }
-  const rowBytes = (exit.keyWidth + exit.valueWidth) * bytesPerElement;
-  const started = Promise.all(starts.slice(0, exit.readback.count));
+  const started = Promise.all(starts.slice(0, readback.count));
   started.catch(() => {});
-  return { parts, byteLength: table.byteLength + positions.length * rowBytes, started };
+  const submitted = Promise.all(starts);
+  submitted.catch(() => {});
+  return { bytes, started, submitted };
 }
 
 /** Submits the copy of one page; `bytes`: its keys, then its values, packed. */

@@ -63,7 +63,7 @@ export class Pacer {
   }
 
   /** Begins a step. Its event is given out, complete, by {@link finished} or {@link drain}. */
-  open(event: RingStep): RingStep {
+  open<Step extends RingStep>(event: Step): Step {
     this.steps.push({ event, isClosed: false, pieces: 0 });
     return event;
   }

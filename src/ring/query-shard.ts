@@ -51,6 +51,22 @@ export interface QueryTensors {
   sinks?: BufferSource;
 }
 
+/** What only shards of queries that travel need. */
+export interface ShardPlanOptions {
+  /** Of its memory. Default: the rank. */
+  name?: string;
+  /** Tokens of a piece, where all ranks must cut alike. Default: what suits the device. */
+  mostTokens?: number;
+  /** Memory for states that come from elsewhere. */
+  hasIncoming?: boolean;
+}
+
+/** See {@link QueryShard.plan}. */
+export interface ShardPlan {
+  requests: readonly WorkspaceRequest[];
+  build(workspace: Workspace): QueryShard;
+}
+
 /** A run of fewer tokens is gathered with its neighbours rather than met by dispatches of its own. */
 const DIRECT_TOKENS = 256;
 /** Where in a buffer any binding may begin. */
@@ -69,6 +85,8 @@ interface Piece {
   output: BufferView;
   lse?: BufferView;
   state: BufferView;
+  /** A state that came from elsewhere, to be merged. */
+  incoming?: BufferView;
   positions: TokenPositions;
   segments?: BufferView;
   hasMet: boolean;
@@ -144,9 +162,41 @@ export class QueryShard {
     shards: readonly (readonly TokenRange[])[],
     ranks: readonly number[],
   ): Promise<QueryShard[]> {
-    const plans = ranks.map((rank) => planShard(kernels, tensors, shards[rank]!, rank));
+    const plans = ranks.map((rank) => QueryShard.plan(kernels, tensors, shards[rank]!, rank));
     await workspace.prepare(plans.flatMap((plan) => plan.requests));
-    return plans.map((plan, index) => new QueryShard(kernels, tensors, ranks[index]!, plan.build(workspace)));
+    return plans.map((plan) => plan.build(workspace));
+  }
+
+  /** Says what memory a shard takes; it is built once that has been prepared (of several plans of one `name`, the most). */
+  static plan(
+    kernels: RingKernels,
+    tensors: QueryTensors,
+    ranges: readonly TokenRange[],
+    rank: number,
+    options: ShardPlanOptions = {},
+  ): ShardPlan {
+    const { requests, build } = planShard(kernels, tensors, ranges, rank, options);
+    return { requests, build: (workspace) => new QueryShard(kernels, tensors, rank, build(workspace)) };
+  }
+
+  /** The states of the pieces, in order: what goes around where the queries do. */
+  get states(): readonly Required<BufferView>[] {
+    return this.pieces.map(({ state }) => viewOf(state));
+  }
+
+  /** Where states that come from elsewhere are written, for {@link encodeMerge}. */
+  get incoming(): readonly Required<BufferView>[] {
+    return this.pieces.map(({ incoming }) => viewOf(incoming!));
+  }
+
+  /** Encodes the merge of the states that have come into these. */
+  encodeMerge(target: CommandTarget): void {
+    for (const piece of this.pieces) {
+      const states = { states: piece.incoming!, parts: 1, partByteStride: 0 };
+      const into = { into: piece.state, keepInto: piece.hasMet, batch: 1, seqLen: piece.count };
+      this.kernels.stepper.encodeMerge(target, { ...states, ...into });
+      piece.hasMet = true;
+    }
   }
 
   /** True where the mask hides the whole page from every query here. */
@@ -281,7 +331,13 @@ function tokensPerPiece({ device, resolved, pieceTokens }: RingKernels, batch: n
 }
 
 /** Says what memory a shard needs, and makes its pieces once that is there. */
-function planShard(kernels: RingKernels, tensors: QueryTensors, ranges: readonly TokenRange[], rank: number) {
+function planShard(
+  kernels: RingKernels,
+  tensors: QueryTensors,
+  ranges: readonly TokenRange[],
+  rank: number,
+  { name: shardName = String(rank), mostTokens, hasIncoming }: ShardPlanOptions,
+) {
   const { device, stepper, resolved } = kernels;
   const { batch, seqLen, firstPosition } = tensors;
   const { heads, headDim, valueDim, bytesPerElement } = resolved;
@@ -291,7 +347,7 @@ function planShard(kernels: RingKernels, tensors: QueryTensors, ranges: readonly
     tensors.isPacked ||
     (batch === 1 &&
       ranges.every((range) => range.stride === 1 && (ranges.length === 1 || range.count >= DIRECT_TOKENS)));
-  const most = tokensPerPiece(kernels, batch);
+  const most = mostTokens ?? tokensPerPiece(kernels, batch);
   const groups = tensors.isPacked ? cutPacked(ranges, most) : cutShard(ranges, most, isDirect);
   const totals = new Map<string, number>();
   const parts = new Map<string, number>();
@@ -307,7 +363,7 @@ function planShard(kernels: RingKernels, tensors: QueryTensors, ranges: readonly
     }
     totals.set(key, byteOffset + aligned(byteLength));
     return (workspace: Workspace): BufferView => {
-      const { buffer } = workspace.view(`${rank} ${key}`, 0);
+      const { buffer } = workspace.view(`${shardName} ${key}`, 0);
       return { buffer, byteOffset, byteLength };
     };
   };
@@ -319,6 +375,7 @@ function planShard(kernels: RingKernels, tensors: QueryTensors, ranges: readonly
     const row = tensors.isPacked ? packedRow : first.start - firstPosition;
     packedRow += count;
     const state = reserve("state", stepper.stateByteLength(batch, count));
+    const incoming = hasIncoming ? reserve("incoming", stepper.stateByteLength(batch, count)) : undefined;
     const query = isDirect ? undefined : reserve("query", batch * count * queryRow);
     const output = isDirect ? undefined : reserve("output", batch * count * outputRow);
     const lse = tensors.lse && !isWhole ? reserve("lse", batch * heads * count * 4) : undefined;
@@ -334,6 +391,7 @@ function planShard(kernels: RingKernels, tensors: QueryTensors, ranges: readonly
       return {
         ...{ ranges: group, count, minPosition, maxPosition, isDirect, isLseDirect: isWhole, hasMet: false },
         state: state(workspace),
+        incoming: incoming?.(workspace),
         query: query?.(workspace) ?? inPlace(tensors.query, queryRow),
         output: output?.(workspace) ?? inPlace(tensors.output, outputRow),
         lse: lse?.(workspace) ?? (tensors.lse && viewOf(tensors.lse)),
@@ -346,8 +404,8 @@ function planShard(kernels: RingKernels, tensors: QueryTensors, ranges: readonly
   });
   const requests = [...totals].map(
     ([name, byteLength]): WorkspaceRequest => ({
-      key: `${rank} ${name}`,
-      label: `${resolved.label} rank ${rank} ${name}`,
+      key: `${shardName} ${name}`,
+      label: `${resolved.label} rank ${shardName} ${name}`,
       byteLength,
       owner: rank,
     }),

@@ -13,6 +13,7 @@ import { expectInteger } from "../shape.ts";
 import type { BlockExit } from "./block-sender.ts";
 import { KvBlock } from "./kv-block.ts";
 import { newPace, Pacer } from "./pacer.ts";
+import { beginQueryRotation } from "./query-rotation.ts";
 import { expectBytes, QueryShard, type RingKernels } from "./query-shard.ts";
 import { type Answerer, createAnswerer } from "./rank-answer.ts";
 import type {
@@ -124,6 +125,7 @@ class Rank implements RankAttention {
     const signals = [this.life, ending.signal, ...(options.signal ? [options.signal] : [])];
     const signal = AbortSignal.any(signals);
     const workspace = this.workspaces.take();
+    let settled: () => Promise<unknown> = async () => {};
     try {
       const { exit, staging } = await this.port(wireDtype, rank);
       const pacer = new Pacer(device, this.pace, signal, label);
@@ -135,8 +137,18 @@ class Rank implements RankAttention {
         firstPosition: 0,
         isPacked: true,
       };
-      const shards = await QueryShard.createAll(kernels, workspace, queries, place.queries, [rank]);
       const fail = (reason: unknown) => ending.abort(reason);
+      if (place.rotation === "query" && worldSize > 1) {
+        const parts = { kernels, plan, queries, block, exit, workspace, pacer, fail };
+        const pass = await beginQueryRotation(place, parts, signal);
+        settled = pass.settled;
+        yield* pass.turn();
+        pass.shard.encodeFinalize(pacer.encoder);
+        yield* pacer.drain() as AsyncGenerator<RankStep>;
+        await pass.finish();
+        return;
+      }
+      const shards = await QueryShard.createAll(kernels, workspace, queries, place.queries, [rank]);
       const parts = { plan, block, exit, staging, pageSize: this.pageSize, fail };
       const pass = beginLinksPass(place, parts, signal);
       await pass.started;
@@ -152,6 +164,7 @@ class Rank implements RankAttention {
       throw signal.aborted ? signal.reason : error;
     } finally {
       ending.abort(new DestroyedError(`${where}: this pass has ended`));
+      await settled();
       this.workspaces.give(workspace, !this.life.aborted);
     }
   }

@@ -18,6 +18,8 @@ export interface ReadbackPart {
 export interface Readback {
   /** Buffers: so many copies can be under way at once. */
   readonly count: number;
+  /** Of one buffer: all parts of one copy together. */
+  readonly byteLength: number;
   /**
    * Submits the copy of the parts and resolves once it is submitted: the buffers may be overwritten by later commands.
    * `bytes` resolves with the parts, one after the other. `encodeBefore` encodes what makes the parts, just before.
@@ -74,6 +76,7 @@ export async function createReadback(
 
   return {
     count,
+    byteLength,
     async start(parts, encodeBefore) {
       if (isDestroyed) throw gone();
       const buffer = await take();

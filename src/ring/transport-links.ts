@@ -7,7 +7,7 @@ import { LinkError } from "../errors.ts";
 import type { Parcel, ParcelKey } from "../link/types.ts";
 import { untilAborted } from "./abort.ts";
 import { type ExpectedBlock, mostBlockBytes, parseBlock } from "./block-parcel.ts";
-import { type BlockExit, type OutgoingBlock, readBlock } from "./block-sender.ts";
+import { type BlockExit, type Outgoing, readBlock } from "./block-sender.ts";
 import type { KvBlock } from "./kv-block.ts";
 import type { RingBlock } from "./kv-page.ts";
 import type { RingPlace } from "./rank-types.ts";
@@ -40,7 +40,7 @@ export interface LinksParts {
 }
 
 /** A promise whose failure is somebody else's to report. */
-function quiet<T>(promise: Promise<T>): Promise<T> {
+export function quiet<T>(promise: Promise<T>): Promise<T> {
   promise.catch(() => {});
   return promise;
 }
@@ -67,7 +67,7 @@ export function beginLinksPass(place: RingPlace, parts: LinksParts, signal: Abor
   };
 
   const sends: Promise<void>[] = [];
-  const send = (owner: number, bytes: OutgoingBlock["parts"], byteLength: number): Promise<void> => {
+  const send = (owner: number, bytes: Outgoing["parts"], byteLength: number): Promise<void> => {
     const sent = guard(place.next!.send(keyOf(owner), bytes, byteLength, signal));
     sends.push(sent);
     return sent;
@@ -106,7 +106,7 @@ export function beginLinksPass(place: RingPlace, parts: LinksParts, signal: Abor
   let step = 0;
   return {
     ranks: [rank],
-    stepFields: { rotation: "keyValue", queryRank: rank, receivedBytes: 0, multiplyAdds: 0 },
+    stepFields: { rotation: place.rotation, queryRank: rank, receivedBytes: 0, multiplyAdds: 0 },
     started,
     async sendRecv() {
       reached[step++]!.resolve();

@@ -1,6 +1,8 @@
 /** A ring over links within one page: n rank attentions on one device, neighbours joined by links, checked by the oracle. */
 import { allocate, read, release, upload } from "../../src/gpu/buffers.ts";
+import { createLink } from "../../src/link/link.ts";
 import type { Link } from "../../src/link/types.ts";
+import { createMemoryWires } from "../../src/link/wire-memory.ts";
 import type { ReferenceAttention } from "../../src/reference/attention.ts";
 import type { KvBlock } from "../../src/ring/kv-block.ts";
 import { createRankAttention } from "../../src/ring/rank-attention.ts";
@@ -16,7 +18,6 @@ import { positionsOf, tokenCount } from "../../src/ring/shard.ts";
 import type { TokenRange } from "../../src/ring/types.ts";
 import { type AttentionInputs, expectClose, expected, makeInputs } from "../attention-harness.ts";
 import type { AttentionCase } from "../cases.ts";
-import { linkPair } from "./rank-links.ts";
 
 /** A causal sequence with grouped heads, small enough for many rings. */
 export const sequence = (tokens: number, rest: Partial<AttentionCase> = {}): AttentionCase => ({
@@ -37,6 +38,17 @@ export interface PassOptions {
 
 /** Joins rank to rank + 1, around. */
 export type Join = (from: string, to: string) => [Link, Link];
+
+/** Two ends of a link over wires in memory. */
+export const joinByMemory: Join = (from, to) => {
+  const [mine, theirs] = createMemoryWires();
+  const ends: [Link, Link] = [
+    createLink({ selfId: from, peerId: to, wires: [mine] }),
+    createLink({ selfId: to, peerId: from, wires: [theirs] }),
+  ];
+  for (const end of ends) end.setEpoch(1);
+  return ends;
+};
 
 /** n ranks, what each holds, and the inputs that all of it comes from. */
 export class RankWorld {
@@ -62,7 +74,7 @@ export class RankWorld {
     c: AttentionCase,
     worldSize: number,
     options: Partial<RankAttentionOptions> = {},
-    join: Join = (from, to) => linkPair(from, to, 1),
+    join: Join = joinByMemory,
   ): Promise<RankWorld> {
     const { heads, kvHeads, headDim, isCausal, window, softcap, scale } = c;
     const all = { heads, kvHeads, headDim, isCausal, window, softcap, scale, pageSize: 5, ...options };
