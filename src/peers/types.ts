@@ -8,6 +8,7 @@ import type {
   GenerateOptions,
   GenerateStatistics,
   LoadProgress,
+  Model,
   Prompt,
   RankStatistics,
 } from "../model/types.ts";
@@ -61,7 +62,9 @@ export type PeerEvent =
   | { type: "load"; progress: LoadProgress }
   | { type: "prefill"; doneTokens: number; totalTokens: number; tokensPerSecond: number; secondsLeft: number }
   | { type: "steps"; rank: number; layer: number; layerCount: number; steps: readonly RankStep[] }
-  /** On peers that do not lead: the answer as it grows. */
+  /** A run begins here: how long its prompt is, and how it ends (at most 200 characters). */
+  | { type: "run"; promptTokens: number; promptTail: string }
+  /** The answer as it grows, on every peer. */
   | { type: "piece"; piece: GeneratedPiece }
   | { type: "end"; stopReason: GenerateStatistics["stopReason"] | "failed"; message: string };
 
@@ -115,6 +118,10 @@ export interface PeerGeneration extends AsyncIterable<GeneratedPiece> {
 export interface Peer {
   readonly id: string;
   readonly isLeader: boolean;
+  /** The model that it runs, once that is there. */
+  readonly model: Model | undefined;
+  /** Lets everyone in who has come through the room, without an "asks" event. */
+  admitAll: boolean;
   /** This one first. */
   readonly peers: readonly PeerStatus[];
   /** A peer has been found (again): talk to it over these wires. */
@@ -129,8 +136,19 @@ export interface Peer {
   ready(count: number, signal?: AbortSignal): Promise<void>;
   /** Leader only: answers a prompt with the whole ring. */
   generate(prompt: Prompt, options?: PeerGenerateOptions): PeerGeneration;
+  /** Ends the run that goes on, whoever leads it. */
+  stop(): void;
   /** Says goodbye and gives everything back. The others go on without this one. */
   leave(reason?: string): Promise<void>;
+}
+
+/** Which model a ring runs, as its leader tells those who join. */
+export interface PeerModelDescription {
+  name: string;
+  /** A Hugging Face id or an address that everyone can reach. Absent: the weights come from the peers. */
+  source?: string | undefined;
+  /** SHA-256 over config.json and the headers of the weights, as hex: what all peers must agree on. */
+  fingerprint: string;
 }
 
 /** Positions that one peer holds. */
