@@ -1,7 +1,7 @@
 /** A pair of wires in one thread's memory: for ranks of one page, and for tests. */
-import { LinkError } from "../errors.ts";
 import { HEADER_BYTES } from "./frame.ts";
 import type { Wire } from "./types.ts";
+import { checkLength, closedError, Waiters } from "./wire-queue.ts";
 
 const HIGH_WATER_BYTES = 4 * 1024 * 1024;
 const LOW_WATER_BYTES = 2 * 1024 * 1024;
@@ -37,7 +37,7 @@ class MemoryEnd implements MemoryWire {
   private readonly inbox: Uint8Array<ArrayBuffer>[] = [];
   private isScheduled = false;
   private otherReason: string | undefined;
-  private waiters: { resolve(): void; reject(error: Error): void }[] = [];
+  private readonly waiters = new Waiters();
 
   get onMessage(): Wire["onMessage"] {
     return this.handler;
@@ -50,18 +50,17 @@ class MemoryEnd implements MemoryWire {
   }
 
   send(message: Uint8Array<ArrayBuffer>): void {
-    if (this.isClosed) throw new LinkError("send: expected an open wire, this one is closed", "closed");
-    if (message.byteLength > this.maxMessageBytes)
-      throw new LinkError(`send: expected at most ${this.maxMessageBytes} bytes, got ${message.byteLength}`, "closed");
+    if (this.isClosed) throw closedError("send");
+    checkLength(message, this.maxMessageBytes);
     this.bufferedBytes += message.byteLength;
     this.other.inbox.push(message);
     this.other.schedule();
   }
 
   drained(): Promise<void> {
-    if (this.isClosed) return Promise.reject(new LinkError("drained: the wire is closed", "closed"));
+    if (this.isClosed) return Promise.reject(closedError("drained"));
     if (this.bufferedBytes <= LOW_WATER_BYTES) return Promise.resolve();
-    return new Promise((resolve, reject) => this.waiters.push({ resolve, reject }));
+    return this.waiters.wait();
   }
 
   close(): void {
@@ -83,7 +82,7 @@ class MemoryEnd implements MemoryWire {
   private shut(): void {
     this.isClosed = true;
     this.inbox.length = 0;
-    for (const waiter of this.waiters.splice(0)) waiter.reject(new LinkError("drained: the wire is closed", "closed"));
+    this.waiters.fail();
   }
 
   private schedule(): void {
@@ -108,7 +107,7 @@ class MemoryEnd implements MemoryWire {
 
   private left(byteLength: number): void {
     this.bufferedBytes -= byteLength;
-    if (this.bufferedBytes <= LOW_WATER_BYTES) for (const waiter of this.waiters.splice(0)) waiter.resolve();
+    if (this.bufferedBytes <= LOW_WATER_BYTES) this.waiters.release();
   }
 }
 
