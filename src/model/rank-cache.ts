@@ -12,6 +12,9 @@ import type { TokenRange } from "../ring/types.ts";
 import type { HeldTokens } from "./rank-types.ts";
 import { addRanges, areSameTokens, mergeRanges, withoutRanges } from "./token-ranges.ts";
 
+/** Bytes of an export that are on their way from the GPU at once, if it is more than a layer. */
+const EXPORT_BYTES = 1 << 23;
+
 /** One rank's blocks, one per layer. */
 export class RankCache {
   /** Committed: in every layer. */
@@ -131,14 +134,20 @@ export class RankCache {
         `exportTokens: expected positions that are held (${formatRanges(this.committed)}), got ${formatRanges(missing)}`,
       );
     const layers: Uint8Array<ArrayBuffer>[] = [];
-    // One after the other: the staging memory is that of one layer.
-    for (const block of this.blocks) {
+    const layerBytes = 2 * tokenCount(sorted) * this.rowBytes;
+    // Few tokens: all layers at once, for each waits on the GPU process. Many: one after the other, for the memory on the way.
+    const together = Math.max(1, Math.floor(EXPORT_BYTES / Math.max(1, layerBytes)));
+    for (let from = 0; from < this.blocks.length; from += together) {
       signal.throwIfAborted();
-      const { key, value } = await block.readTokens(sorted, signal);
-      const bytes = new Uint8Array(key.byteLength + value.byteLength);
-      bytes.set(key);
-      bytes.set(value, key.byteLength);
-      layers.push(bytes);
+      const reads = this.blocks.slice(from, from + together).map((block) => block.readTokens(sorted, signal));
+      // Whichever fails: nothing goes on afterwards.
+      await Promise.allSettled(reads);
+      for (const { key, value } of await Promise.all(reads)) {
+        const bytes = new Uint8Array(layerBytes);
+        bytes.set(key);
+        bytes.set(value, key.byteLength);
+        layers.push(bytes);
+      }
     }
     return { ranges: sorted, layers };
   }

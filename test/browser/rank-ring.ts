@@ -233,7 +233,8 @@ export class RankRing {
     await this.prefill(ids, 0, prompt.length - 1, prompt.length);
     for (let count = 0; count < maxNewTokens; count++) {
       await before?.(count, ids);
-      const lead = count % this.worldSize;
+      // Whoever leads, and whether it keeps the token or another does.
+      const lead = (count + 1) % this.worldSize;
       ids.push(picker.pick((await this.decode(ids.at(-1)!, ids.length - 1, { lead })) as Float32Array));
     }
     return ids.slice(prompt.length);

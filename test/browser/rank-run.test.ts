@@ -75,6 +75,7 @@ describe.skipIf(!hasShared)("the trained model on a ring of rank runs", () => {
     ["5 ranks, striped", 5, { layout: "striped", opTokens: 150 }],
     ["3 ranks, the last with nothing", 3, { shard: uneven }],
     ["2 ranks, queries go around", 2, { layout: "zigzag", rotation: "query" }],
+    ["3 ranks, f16 on the wire", 3, { layout: "zigzag", wireDtype: "f16" }],
   ];
   it.each(rings)("gives the published tokens: %s", async (_, worldSize, options) => {
     const ids = await golden();
@@ -82,6 +83,14 @@ describe.skipIf(!hasShared)("the trained model on a ring of rank runs", () => {
       ring.generate(ids.slice(0, 150), { maxNewTokens: 16 }),
     );
     expect(tokens).toEqual(ids.slice(150, 166));
+  });
+
+  it("begins with BOS alone, kept by a rank that does not lead", async () => {
+    const ids = await golden();
+    const tokens = await withRing(await trained(), 3, {}, (ring) =>
+      ring.generate(ids.slice(0, 1), { maxNewTokens: 12 }),
+    );
+    expect(tokens).toEqual(ids.slice(1, 13));
   });
 
   it("draws the same tokens as one page, by seed", async () => {
