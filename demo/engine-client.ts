@@ -1,4 +1,5 @@
 /** The page's end of the engine: starts the worker, numbers the jobs, and throws a broken worker away. */
+import type { PeerRequest } from "./peers/peer-protocol.ts";
 import type { EngineError, EngineEvent, EngineRequest, NeedleJob, RunJob } from "./protocol.ts";
 
 /** Starts jobs in the worker and hands its events to one listener. Events of jobs that are over are dropped. */
@@ -22,11 +23,21 @@ export class EngineClient {
     this.open((id) => ({ type: "needle", id, job }));
   }
 
+  /** Peers are no job: they come and go while jobs do. Channels and ports move along in this very task. */
+  peer(request: PeerRequest, transfer: Transferable[] = []): void {
+    this.send(request, transfer);
+  }
+
   /** Stops the job at once; the page hears "stopped" from here, whatever the worker is busy with. */
   stop(): void {
     if (!this.isJobOpen) return;
     this.send({ type: "stop", id: this.jobId });
     this.receive({ type: "stopped", id: this.jobId });
+  }
+
+  /** Ends the job for the page alone; what the engine makes of it is not heard any more. */
+  abandon(): void {
+    if (this.isJobOpen) this.receive({ type: "stopped", id: this.jobId });
   }
 
   /** Throws the worker (its device and its model with it) away; the next job starts a fresh one. */
@@ -42,10 +53,10 @@ export class EngineClient {
     this.send(request(this.jobId));
   }
 
-  private send(request: EngineRequest): void {
+  private send(request: EngineRequest, transfer: Transferable[] = []): void {
     try {
       this.worker ??= this.start();
-      this.worker.postMessage(request);
+      this.worker.postMessage(request, transfer);
     } catch (error) {
       this.fail({ name: "EngineStartError", message: (error as Error).message });
     }

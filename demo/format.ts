@@ -52,3 +52,11 @@ export const formatShare = (share: number): string => `${formatFigure(share * 10
 /** 4096 -> "4K", 1500 -> "1,500". */
 export const formatLength = (tokens: number): string =>
   tokens % 1024 === 0 && tokens > 0 ? `${whole.format(tokens / 1024)}K` : whole.format(tokens);
+
+/** Multiply-adds per second as graphics cards are sold, two operations each: 1.2e9 -> "2.4 GFLOP/s". */
+export function formatRate(multiplyAddsPerSecond: number): string {
+  const gigaflops = (multiplyAddsPerSecond * 2) / 1e9;
+  return gigaflops >= 1000
+    ? `${formatFigure(gigaflops / 1000)}\u00a0TFLOP/s`
+    : `${formatFigure(gigaflops)}\u00a0GFLOP/s`;
+}

@@ -1,13 +1,16 @@
 /** The demo page: binds the form to a session. */
-import { needleText } from "../src/index.ts";
+import { hasInvitation, needleText } from "../src/index.ts";
 import { bindDrop } from "./controls/drop.ts";
 import { FolderPicker } from "./controls/folder-picker.ts";
 import {
   applyUrl,
   bindForm,
+  disableControl,
   numberOf,
   readNeedle,
+  readPeerRun,
   readRing,
+  readRoom,
   readSampling,
   setControl,
   textOf,
@@ -15,11 +18,16 @@ import {
 import { TextPicker } from "./controls/text-picker.ts";
 import { byId } from "./dom.ts";
 import { formatLength } from "./format.ts";
+import { PeersPart } from "./peers/peers-part.ts";
 import type { ModelChoice, TextChoice } from "./protocol.ts";
 import { Session } from "./session.ts";
 
 const folder = new FolderPicker();
-const session = new Session((kind) => (kind === "run" ? run() : runNeedle()));
+const parameters = new URLSearchParams(location.search);
+const session = new Session(
+  (kind) => (kind === "run" ? run() : runNeedle()),
+  (message) => peers.receive(message),
+);
 const fileFailed = (error: Error) => session.tell({ name: "FileReadError", message: error.message });
 const text = new TextPicker(fileFailed);
 
@@ -54,7 +62,14 @@ function run(): void {
   if (session.isBusy) return;
   const model = readModel();
   if (!model) return;
-  session.run({ model, text: readText(), question: textOf("question"), ring: readRing(), sampling: readSampling() });
+  session.run({
+    model,
+    text: readText(),
+    question: textOf("question"),
+    ring: readRing(),
+    sampling: readSampling(),
+    peers: peers.isOpen ? readPeerRun() : undefined,
+  });
 }
 
 function runNeedle(): void {
@@ -80,8 +95,15 @@ function describeQuestion(): void {
 
 /** What the button will do, in one sentence. */
 function describeRun(): void {
-  const ranks = readRing().worldSize;
-  const split = ranks === 1 ? "on one rank" : `split over ${ranks} ranks`;
+  if (peers.role === "peer") {
+    session.invite("The answer appears here as the ring writes it.");
+    return;
+  }
+  const ranks = peers.isOpen ? peers.rankCount : readRing().worldSize;
+  const split =
+    ranks === 1
+      ? `on one ${peers.isOpen ? "peer" : "rank"}`
+      : `split over ${ranks} ${peers.isOpen ? "peers" : "ranks"}`;
   session.invite(
     textOf("text") === "own"
       ? `Your text will be read ${split}, and your question answered from it.`
@@ -89,9 +111,20 @@ function describeRun(): void {
   );
 }
 
-bindForm(() => {
+const peers = new PeersPart({
+  session,
+  readModel,
+  room: readRoom(parameters),
+  parameters,
+  invitation: hasInvitation(location.href) ? location.href : undefined,
+  onChange: () => updateForm(),
+});
+const updateForm = bindForm(() => {
   describeQuestion();
   describeRun();
+  // With a ring of peers its ranks are theirs, and blocks stay on the GPUs.
+  for (const name of ["worldSize", "blockMemory", "attention"]) if (peers.isOpen) disableControl(name);
+  byId<HTMLButtonElement>("needle-run").disabled = peers.isOpen || session.isBusy;
   session.preview(readRing());
 });
 bindDrop(folder, text, fileFailed);
@@ -105,6 +138,7 @@ byId("needle-controls").addEventListener("submit", (event) => {
   runNeedle();
 });
 byId("more").addEventListener("toggle", (event) => (event.target as HTMLElement).scrollIntoView({ block: "nearest" }));
+session.automation.bind(peers, run, () => session.stop());
 byId("stop").addEventListener("click", () => session.stop());
 addEventListener("keydown", (event) => {
   // In a field Escape belongs to the field: it closes a list, or takes back what an input method has composed.
@@ -117,8 +151,17 @@ byId("suggest-model").addEventListener("click", () => {
   (byId<HTMLFormElement>("controls").elements.namedItem("modelId") as HTMLInputElement).focus();
 });
 
-const parameters = new URLSearchParams(location.search);
 applyUrl(parameters);
 session.hello();
-if (parameters.get("autorun") === "needle") runNeedle();
-else if (parameters.has("autorun") && parameters.get("autorun") !== "0") run();
+const isOn = (name: string) => parameters.has(name) && parameters.get(name) !== "0";
+const wantedPeers = Number(parameters.get("peers") ?? 0);
+// What fails here has been shown on the page, and a run that cannot begin has failed.
+if (parameters.get("peer") === "auto") peers.join().catch(() => {});
+else if (isOn("invite") || wantedPeers > 0)
+  peers
+    .invite()
+    .then(() => peers.peersReady(wantedPeers))
+    .then(() => isOn("autorun") && run())
+    .catch(() => {});
+else if (parameters.get("autorun") === "needle") runNeedle();
+else if (isOn("autorun")) run();

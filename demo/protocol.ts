@@ -4,9 +4,11 @@ import type {
   BlockMemory,
   GenerateStatistics,
   LoadProgress,
+  PeerGenerateStatistics,
   RingLayout,
   RingStep,
 } from "../src/index.ts";
+import type { PeerMessage, PeerRequest, PeerRunChoice } from "./peers/peer-protocol.ts";
 
 /** Which model the person picked. `key` names one choice of a folder, so that the engine keeps a model it has. */
 export type ModelChoice =
@@ -45,6 +47,8 @@ export interface RunJob {
   question: string;
   ring: RingChoice;
   sampling: SamplingChoice;
+  /** With a ring of peers: how it is run over them. Absent: alone, on ranks of this device. */
+  peers?: PeerRunChoice;
 }
 
 /** The needle test: every depth at every length. */
@@ -63,7 +67,8 @@ export type EngineRequest =
   | { type: "hello" }
   | { type: "run"; id: number; job: RunJob }
   | { type: "needle"; id: number; job: NeedleJob }
-  | { type: "stop"; id: number };
+  | { type: "stop"; id: number }
+  | PeerRequest;
 
 /** An error as it crosses to the page: class name and message; `explainError` puts it into plain sentences. */
 export interface EngineError {
@@ -133,9 +138,10 @@ export type EngineEvent =
   | { type: "prompt"; id: number; question: string; expected?: string }
   | { type: "progress"; id: number; prefill?: PrefillFacts; turns: RingTurn[]; memory: MemoryFacts }
   | { type: "piece"; id: number; text: string; newTokens: number; tokensPerSecond: number }
-  | { type: "done"; id: number; statistics: GenerateStatistics }
+  | { type: "done"; id: number; statistics: GenerateStatistics | PeerGenerateStatistics }
   | { type: "cellStart"; id: number; length: number; depth: number }
   | { type: "cell"; id: number; cell: NeedleCell }
   | { type: "needleDone"; id: number }
   | { type: "stopped"; id: number }
-  | { type: "failed"; id: number; error: EngineError };
+  | { type: "failed"; id: number; error: EngineError }
+  | PeerMessage;

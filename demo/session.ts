@@ -1,16 +1,19 @@
 /** One run at a time: sends jobs to the engine, and every event it answers with to the views it belongs to. */
+
+import type { PeerEvent } from "../src/index.ts";
 import { Automation, type DemoResult, type DemoState } from "./automation.ts";
 import { byId } from "./dom.ts";
 import { EngineClient } from "./engine-client.ts";
 import { explainError } from "./explain-error.ts";
 import { formatCount, formatFigure, formatLength, formatSeconds } from "./format.ts";
-import type { EngineError, EngineEvent, NeedleCell, NeedleJob, RingChoice, RunJob } from "./protocol.ts";
+import type { PeerMessage, PeerProgress } from "./peers/peer-protocol.ts";
+import type { EngineError, EngineEvent, MemoryFacts, NeedleCell, NeedleJob, RingChoice, RunJob } from "./protocol.ts";
 import { AnswerView } from "./views/answer-view.ts";
 import { ErrorView } from "./views/error-view.ts";
 import { FiguresView } from "./views/figures-view.ts";
 import { MemoryView } from "./views/memory-view.ts";
 import { NeedleGrid } from "./views/needle-grid.ts";
-import { RingView } from "./views/ring-view.ts";
+import { type RingSeat, RingView } from "./views/ring-view.ts";
 import { StatusView } from "./views/status-view.ts";
 import { TimelineView } from "./views/timeline-view.ts";
 
@@ -21,8 +24,8 @@ const isBusyState = (state: DemoState) => ["loading", "prefill", "answering", "n
 
 /** The page's one session. `again` starts what failed once more, from the inputs as they stand then. */
 export class Session {
-  private readonly client = new EngineClient((event) => this.receive(event));
-  private readonly automation = new Automation();
+  readonly client = new EngineClient((event) => this.receive(event));
+  readonly automation = new Automation();
   private readonly answer = new AnswerView();
   private readonly status = new StatusView();
   private readonly ring = new RingView();
@@ -30,18 +33,28 @@ export class Session {
   private readonly memory = new MemoryView();
   private readonly figures = new FiguresView();
   private readonly needleGrid = new NeedleGrid();
-  private readonly errors = new ErrorView(() => this.again(this.kind));
+  private readonly errors = new ErrorView(() => this.kind !== "watch" && this.again(this.kind));
   private state: DemoState = "idle";
-  private kind: "run" | "needle" = "run";
+  /** "watch": a run that another peer leads. */
+  private kind: "run" | "needle" | "watch" = "run";
+  /** Ranks are peers: who sits where is the ring's business, not the form's. */
+  private hasPeers = false;
   private needle = "";
   /** Ranks of the ring in view. */
   private shownRanks = 0;
   private cells: NeedleCell[] = [];
+  /** Of a run that is watched. */
+  private newTokens = 0;
+  private firstPieceMs = 0;
+  private leads = true;
   private startMs = 0;
   private promptMs = 0;
   private facts: Pick<DemoResult, "expected" | "modelName" | "adapterName"> = {};
 
-  constructor(private readonly again: (kind: "run" | "needle") => void) {}
+  constructor(
+    private readonly again: (kind: "run" | "needle") => void,
+    private readonly onPeer: (message: PeerMessage) => void,
+  ) {}
 
   get isBusy(): boolean {
     return isBusyState(this.state);
@@ -61,14 +74,100 @@ export class Session {
 
   /** The ring as the next run would have it; what runs, or has run on as many ranks, stays in view. */
   preview(ring: RingChoice): void {
-    if (!this.isBusy && ring.worldSize !== this.shownRanks) this.resetRing(ring);
+    if (!this.isBusy && !this.hasPeers && ring.worldSize !== this.shownRanks) this.resetRing(ring);
   }
 
   private resetRing(ring: RingChoice): void {
-    this.shownRanks = ring.worldSize;
-    this.ring.reset(ring.worldSize);
-    this.timeline.reset(ring.worldSize);
-    this.memory.reset(ring.worldSize);
+    if (!this.hasPeers) {
+      this.ring.reset(ring.worldSize);
+      this.resetRanks(ring.worldSize);
+      return;
+    }
+    this.ring.finish("");
+    this.ring.setRead(0);
+    this.resetRanks(this.shownRanks);
+  }
+
+  private resetRanks(worldSize: number): void {
+    this.shownRanks = worldSize;
+    this.timeline.reset(worldSize);
+    this.memory.reset(worldSize);
+  }
+
+  /** The ring as its peers form it, and what each holds; undefined: alone again, on ranks of this device. */
+  showPeers(seats: readonly RingSeat[] | undefined, memory?: MemoryFacts): void {
+    this.hasPeers = seats !== undefined;
+    if (!seats) return;
+    const ranks = Math.max(1, seats.filter(({ rank }) => rank !== undefined).length);
+    if (ranks !== this.shownRanks) this.resetRanks(ranks);
+    this.ring.seat(seats);
+    if (memory) this.memory.show(memory, "K/V that the peers hold, each in its own GPU’s memory.");
+  }
+
+  /** What a run of peers tells of its ring, whoever leads it. */
+  peerProgress(progress: PeerProgress): void {
+    if (progress.prefill && !this.isBusy && !progress.isOwn) this.beginWatch();
+    if (this.isBusy) this.progress(progress);
+  }
+
+  /** A run that another one leads, or led until it went. Its own runs the leader hears of as jobs. */
+  peerEvent(event: PeerEvent): void {
+    if (event.type === "recovering") {
+      if (this.isBusy) this.ring.interrupt("Recovering", "lost tokens again");
+      return;
+    }
+    if (this.isBusy && this.kind !== "watch") return;
+    if (event.type === "run") {
+      if (!this.isBusy) this.beginWatch();
+      this.answer.watch(event.promptTail.split("\n").slice(-2).join("\n").trim());
+    } else if (event.type === "piece") {
+      if (!this.isBusy) this.beginWatch();
+      this.newTokens++;
+      this.piece({ text: event.piece.text, newTokens: this.newTokens, tokensPerSecond: this.watchedSpeed() });
+    } else if (event.type === "end" && this.isBusy) this.endWatch(event.stopReason === "failed", event.message);
+  }
+
+  /** Ends the run in view without a word to the engine: the ring goes on with it, or has ended it. */
+  abandon(): void {
+    if (!this.isBusy) return;
+    if (this.kind === "watch") this.endWatch(false, "You have left the ring.");
+    else this.client.abandon();
+  }
+
+  /** Whether this page may stop a run that it did not begin: it leads now. */
+  set mayStopWatched(value: boolean) {
+    this.leads = value;
+    this.setState(this.state);
+  }
+
+  private beginWatch(): void {
+    this.automation.begin();
+    this.kind = "watch";
+    this.facts = { adapterName: this.facts.adapterName };
+    this.newTokens = 0;
+    this.startMs = this.promptMs = performance.now();
+    this.answer.reset();
+    this.answer.watch("");
+    this.figures.reset();
+    this.errors.hide();
+    this.setState("prefill");
+  }
+
+  private watchedSpeed(): number {
+    if (this.newTokens === 1) this.firstPieceMs = performance.now();
+    const seconds = (performance.now() - this.firstPieceMs) / 1000;
+    return this.newTokens > 1 && seconds > 0 ? (this.newTokens - 1) / seconds : 0;
+  }
+
+  private endWatch(isFailed: boolean, message: string): void {
+    this.answer.finish();
+    const seconds = formatSeconds((performance.now() - this.startMs) / 1000);
+    this.status.say(
+      isFailed ? message : "Done.",
+      isFailed ? 0 : 1,
+      isFailed ? "" : `${formatCount(this.newTokens)} new tokens, ${seconds}`,
+    );
+    this.end({ state: isFailed ? "failed" : "done" });
   }
 
   run(job: RunJob): void {
@@ -86,7 +185,9 @@ export class Session {
   }
 
   stop(): void {
-    this.client.stop();
+    if (this.kind === "watch") {
+      if (this.leads) this.client.peer({ type: "peerStop" });
+    } else this.client.stop();
   }
 
   /** An error that ends nothing: a file could not be read, and what is there stays as it is. */
@@ -138,17 +239,18 @@ export class Session {
     const needleRun = byId<HTMLButtonElement>("needle-run");
     const stop = byId<HTMLButtonElement>("stop");
     const hadFocus = document.activeElement?.matches("#run, #needle-run, #stop, #error-action");
-    stop.disabled = !isBusy;
+    stop.disabled = !isBusy || (this.kind === "watch" && !this.leads);
     run.disabled = needleRun.disabled = isBusy;
     // A button that is disabled or goes drops the focus: it moves on to the one that has become useful.
-    const useful = isBusy ? stop : this.kind === "run" ? run : needleRun;
+    const useful = isBusy ? stop : this.kind === "needle" ? needleRun : run;
     if (hadFocus) useful.focus({ preventScroll: true });
   }
 
   private receive(event: EngineEvent): void {
     if (event.type === "device") this.deviceReady(event);
     else if (event.type === "deviceFailed") this.deviceFailed(event.error);
-    else this.receiveOfJob(event);
+    else if ("id" in event) this.receiveOfJob(event);
+    else this.onPeer(event);
   }
 
   private receiveOfJob(event: JobEvent): void {
@@ -205,23 +307,23 @@ export class Session {
     }
   }
 
-  private progress(event: Extract<JobEvent, { type: "progress" }>): void {
-    const { prefill, turns, memory } = event;
+  private progress({ prefill, turns, memory }: PeerProgress | Extract<JobEvent, { type: "progress" }>): void {
     if (prefill) {
       this.automation.progress(prefill);
       this.ring.setRead(prefill.totalTokens > 0 ? prefill.doneTokens / prefill.totalTokens : 0);
-      if (this.kind === "run") this.figures.set("prompt", formatCount(prefill.totalTokens));
+      if (this.kind !== "needle") this.figures.set("prompt", formatCount(prefill.totalTokens));
       if (prefill.tokensPerSecond > 0) this.figures.set("prefill", formatFigure(prefill.tokensPerSecond));
       if (this.state === "prefill") this.status.prefill(prefill);
       else if (this.state === "needle") this.status.prefill(prefill, `Needle test: ${this.needle}`);
     }
     this.timeline.add(turns);
     if (this.state !== "answering") this.ring.play(turns);
+    if (!memory) return;
     this.memory.show(memory);
     this.figures.setMemory(memory);
   }
 
-  private piece(event: Extract<JobEvent, { type: "piece" }>): void {
+  private piece(event: Omit<Extract<JobEvent, { type: "piece" }>, "type" | "id">): void {
     if (this.state !== "answering") {
       this.setState("answering");
       this.figures.set("firstToken", formatSeconds((performance.now() - this.promptMs) / 1000));
@@ -259,7 +361,7 @@ export class Session {
     this.setState(result.state);
     this.ring.finish(result.state === "done" ? "at rest" : `run ${result.state}`);
     const cells = this.kind === "needle" ? { cells: this.cells } : {};
-    this.automation.end({ answer: this.kind === "run" ? this.answer.text : "", ...this.facts, ...cells, ...result });
+    this.automation.end({ answer: this.kind === "needle" ? "" : this.answer.text, ...this.facts, ...cells, ...result });
   }
 
   private deviceReady({ device }: Extract<EngineEvent, { type: "device" }>): void {

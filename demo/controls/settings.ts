@@ -1,5 +1,7 @@
 /** The form is the state: what the person chose is read from it, and URL parameters are written into it. */
 import { byId } from "../dom.ts";
+import type { PeerRunChoice } from "../peers/peer-protocol.ts";
+import type { RoomChoice } from "../peers/peers-part.ts";
 import type { NeedleJob, RingChoice, SamplingChoice } from "../protocol.ts";
 
 const form = () => byId<HTMLFormElement>("controls");
@@ -34,6 +36,11 @@ export function setControl(name: string, value: string): boolean {
   const target = field instanceof RadioNodeList ? (field[0] as HTMLElement) : field;
   target.dispatchEvent(new Event("input", { bubbles: true }));
   return true;
+}
+
+/** Takes a control out of use; the next change of the form decides anew. */
+export function disableControl(name: string): void {
+  (control(name) as HTMLInputElement).disabled = true;
 }
 
 /** Other words for the same control, as the command line spells them. */
@@ -71,6 +78,27 @@ export const readSampling = (): SamplingChoice => ({
   seed: Math.round(numberOf("seed")),
 });
 
+/** How the form asks for a run over peers. */
+export const readPeerRun = (): PeerRunChoice => ({
+  wireDtype: textOf("wireDtype") as PeerRunChoice["wireDtype"],
+  replicas: textOf("replicas") === "1" ? 1 : 0,
+});
+
+/** How rooms are made, from the URL alone: `relay`, `strategy`, `link`, `lanes`, `stun` (given once for each server). */
+export function readRoom(parameters: URLSearchParams): RoomChoice {
+  const relayUrl = parameters.get("relay");
+  const link = parameters.get("link");
+  const lanes = Number(parameters.get("lanes") ?? 0);
+  const stun = parameters.getAll("stun");
+  return {
+    ...(relayUrl ? { signalling: { relayUrl } } : {}),
+    ...(parameters.get("strategy") === "nostr" ? { signalling: { strategy: "nostr" as const } } : {}),
+    ...(link === "tab" || link === "webrtc" ? { link } : {}),
+    ...(lanes >= 1 ? { lanes: Math.round(lanes) } : {}),
+    ...(stun.length > 0 ? { iceServers: [{ urls: stun }] } : {}),
+  };
+}
+
 /** Lengths (1K, 2K, 4K, ... up to the one chosen) and depths (evenly from 0 to 100%) of the needle test. */
 export function readNeedle(): Pick<NeedleJob, "lengths" | "depths" | "seed"> {
   const longest = Number(textOf("needleLength"));
@@ -82,13 +110,17 @@ export function readNeedle(): Pick<NeedleJob, "lengths" | "depths" | "seed"> {
   return { lengths, depths, seed: Math.round(numberOf("seed")) };
 }
 
-/** Shows the panels that belong to the chosen segments, and keeps the numbers beside the sliders true. */
-export function bindForm(onChange: () => void): void {
+/**
+ * Shows the panels that belong to the chosen segments, and keeps the numbers beside the sliders true.
+ * @returns does so again: for when something else than the form has changed
+ */
+export function bindForm(onChange: () => void): () => void {
   const update = () => {
     for (const panel of form().querySelectorAll<HTMLElement>("[data-for]"))
       panel.hidden = textOf(panel.dataset.for!) !== panel.dataset.value;
     const isRing = textOf("attention") === "ring";
     for (const name of ["worldSize", "layout", "blockMemory"]) (control(name) as HTMLInputElement).disabled = !isRing;
+    (control("attention") as HTMLSelectElement).disabled = false;
     byId("attention-note").hidden = isRing;
     byId("depth-output").textContent = `${textOf("depth")}%`;
     byId("depth").setAttribute("aria-valuetext", `${textOf("depth")}%`);
@@ -97,4 +129,5 @@ export function bindForm(onChange: () => void): void {
   };
   form().addEventListener("input", update);
   update();
+  return update;
 }

@@ -8,7 +8,9 @@ import {
   type ModelSource,
   requestRingwiseDevice,
 } from "../../src/index.ts";
+import type { PeerRequest } from "../peers/peer-protocol.ts";
 import type { EngineError, EngineEvent, ModelChoice, ModelFacts, NeedleJob, RingChoice, RunJob } from "../protocol.ts";
+import { PeerHost } from "./peer-host.ts";
 import { ProgressBatch } from "./progress-batch.ts";
 import { composePrompt } from "./prompt.ts";
 
@@ -36,7 +38,7 @@ const describeError = (error: unknown): EngineError =>
     ? { name: error.name, message: error.message }
     : { name: "Error", message: String((error as { message?: unknown })?.message ?? error) };
 
-function describeModel(model: Model): ModelFacts {
+function describeModel(model: Pick<Model, "name" | "config" | "hasChatTemplate">): ModelFacts {
   const number = (key: string) => Number(model.config[key] ?? 0);
   return {
     name: model.name,
@@ -56,7 +58,18 @@ export class Engine {
   private loaded: { key: string; model: Model } | undefined;
   private job: { id: number; controller: AbortController; ended: Promise<void> } | undefined;
 
-  constructor(private readonly post: (event: EngineEvent) => void) {}
+  private readonly peers: PeerHost;
+
+  constructor(private readonly post: (event: EngineEvent) => void) {
+    this.peers = new PeerHost({
+      post,
+      requestDevice: () => this.acquireDevice(),
+      sourceOf: ({ model }) =>
+        model ? { source: sourceOf(model), token: model.kind === "hub" ? model.token : undefined } : {},
+      describeError,
+      describeModel,
+    });
+  }
 
   /** Gets the device, so that the page can say at once which adapter it has, or why there is none. */
   async hello(): Promise<void> {
@@ -70,8 +83,19 @@ export class Engine {
     }
   }
 
+  /** What the page says of peers. */
+  peer(request: PeerRequest): void {
+    if (request.type === "peerStart") {
+      // The ring loads its own: two models never share the memory.
+      this.loaded?.model.destroy();
+      this.loaded = undefined;
+    }
+    this.peers.handle(request);
+  }
+
   /** Reads the text, answers the question. */
   run(id: number, job: RunJob): Promise<void> {
+    if (job.peers) return this.start(id, (signal) => this.peers.run(id, job, signal), true);
     return this.start(id, async (signal) => {
       const model = await this.acquireModel(id, job.model, job.ring, signal);
       const { prompt, question, expected } = composePrompt(model, job.model.kind === "default", job.text, job.question);
@@ -97,7 +121,8 @@ export class Engine {
     if (this.job?.id === id) this.job.controller.abort(new StopSignal("stopped"));
   }
 
-  private async start(id: number, work: (signal: AbortSignal) => Promise<void>): Promise<void> {
+  /** @param keepsDevice The work gets itself another device when it loses this one. */
+  private async start(id: number, work: (signal: AbortSignal) => Promise<void>, keepsDevice = false): Promise<void> {
     const before = this.job?.ended;
     const controller = new AbortController();
     const { signal } = controller;
@@ -109,6 +134,7 @@ export class Engine {
     const running = (async () => {
       await before;
       signal.throwIfAborted();
+      if (keepsDevice) return work(signal);
       const device = await this.acquireDevice();
       const lost = device.lost.then((info) => {
         throw new DeviceLostError(`engine: the GPU device was lost (${info.reason}): ${info.message}`);
@@ -128,14 +154,19 @@ export class Engine {
 
   private async acquireDevice(): Promise<GPUDevice> {
     // The promise is kept, so that two who ask at once get one device; a refusal is not, so that asking again can help.
-    this.requested ??= requestRingwiseDevice({ powerPreference: "high-performance" });
+    const requested = (this.requested ??= requestRingwiseDevice({ powerPreference: "high-performance" }));
+    const forget = () => {
+      if (this.requested === requested) this.requested = undefined;
+    };
     try {
-      this.device = await this.requested;
+      const device = await requested;
+      if (this.device !== device) device.lost.then(forget);
+      this.device = device;
+      return device;
     } catch (error) {
-      this.requested = undefined;
+      forget();
       throw error;
     }
-    return this.device;
   }
 
   private async acquireModel(id: number, choice: ModelChoice, ring: RingChoice, signal: AbortSignal): Promise<Model> {

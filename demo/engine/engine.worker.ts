@@ -22,5 +22,7 @@ scope.onmessage = ({ data: request }) => {
       return void engine.needle(request.id, request.job);
     case "stop":
       return engine.stop(request.id);
+    default:
+      return engine.peer(request);
   }
 };

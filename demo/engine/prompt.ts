@@ -20,8 +20,11 @@ export interface ComposedPrompt {
 const CHAT_TOKENS = 64;
 const SHORTEST_TEXT = 256;
 
+/** What of a model decides how a prompt is put together. */
+export type PromptModel = Pick<Model, "tokenize" | "hasChatTemplate">;
+
 /** The generated text whose length in this model's tokens comes close to (and does not pass by much) the one asked for. */
-function generateText(model: Model, isByteModel: boolean, choice: Extract<TextChoice, { kind: "generated" }>) {
+function generateText(model: PromptModel, isByteModel: boolean, choice: Extract<TextChoice, { kind: "generated" }>) {
   const { depth, seed } = choice;
   if (isByteModel) return needleText({ length: choice.length, depth, seed });
   const wanted = Math.max(64, choice.length - (model.hasChatTemplate ? CHAT_TOKENS : 0));
@@ -41,7 +44,7 @@ function generateText(model: Model, isByteModel: boolean, choice: Extract<TextCh
  * model. With a generated text and no question of the person's own, the needle is asked for.
  */
 export function composePrompt(
-  model: Model,
+  model: PromptModel,
   isByteModel: boolean,
   choice: TextChoice,
   ownQuestion: string,
@@ -62,7 +65,7 @@ export function composePrompt(
   };
 }
 
-function join(model: Model, text: string, question: string): ComposedPrompt {
+function join(model: PromptModel, text: string, question: string): ComposedPrompt {
   const between = text === "" || text.endsWith("\n") ? "" : model.hasChatTemplate ? "\n\n" : "\n";
   const whole = text + between + question;
   return { prompt: model.hasChatTemplate ? [{ role: "user", content: whole }] : whole, question };

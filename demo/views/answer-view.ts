@@ -33,6 +33,12 @@ export class AnswerView {
     this.verdict.removeAttribute("data-found");
   }
 
+  /** Another peer asked: what is known of its question, until the answer begins. */
+  watch(question: string): void {
+    this.asked.textContent = question;
+    byId("answer-hint").hidden = question !== "";
+  }
+
   /** What was asked, and, for a generated text, what the right answer is. */
   ask(question: string, expected: string | undefined): void {
     this.expected = expected;
@@ -41,6 +47,7 @@ export class AnswerView {
   }
 
   add(text: string): void {
+    byId("answer-hint").hidden = true;
     this.text += text;
     this.waiting += text;
     this.timer ??= setTimeout(() => this.show(), PERIOD_MS);

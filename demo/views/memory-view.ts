@@ -34,7 +34,8 @@ export class MemoryView {
     this.root.replaceChildren(list, this.total);
   }
 
-  show(memory: MemoryFacts): void {
+  /** @param note said below the bars. Default: what else is held on this device. */
+  show(memory: MemoryFacts, note?: string): void {
     const most = Math.max(1, ...memory.ranks.map((rank) => rank.peakBytes));
     let ofRanks = 0;
     this.rows.forEach(({ bar, peak, label }, index) => {
@@ -45,6 +46,8 @@ export class MemoryView {
       peak.style.left = `${(rank.peakBytes / most) * 100}%`;
       label.textContent = formatBytes(rank.bytes);
     });
-    this.total.textContent = `${formatBytes(ofRanks)} in the ranks, ${formatBytes(memory.bytes - ofRanks)} shared by all of them (weights, buffers to work in).`;
+    this.total.textContent =
+      note ??
+      `${formatBytes(ofRanks)} in the ranks, ${formatBytes(memory.bytes - ofRanks)} shared by all of them (weights, buffers to work in).`;
   }
 }

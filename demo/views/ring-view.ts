@@ -2,7 +2,10 @@
  * The ring as it turns: ranks on a circle, and outside of each the K/V block that it meets in this step. Turns arrive
  * when they are computed; they are replayed at a speed that eyes can follow, and those that come meanwhile are left out.
  */
+
+import type { Rotation } from "../../src/index.ts";
 import { byId, html, isMotionReduced, rankColor, svg } from "../dom.ts";
+import type { PeerTurn } from "../peers/peer-protocol.ts";
 import type { RingTurn } from "../protocol.ts";
 
 const SIZE = 400;
@@ -12,6 +15,30 @@ const BLOCK_RADIUS = 166;
 const INNER_RADIUS = 84;
 /** Share of a step in which blocks move; in the rest they are met. */
 const MOVE_SHARE = 0.4;
+
+/** A place on the circle: a rank, or one who is not (or no longer) part of the ring. */
+export interface RingSeat {
+  /** Which peer sits here; for ranks of one device, any name. */
+  id: string;
+  rank?: number;
+  state: "ok" | "suspected" | "gone" | "waiting";
+  /** What pointing at it says. */
+  title: string;
+}
+
+/** Ranks of one device. */
+const plainSeats = (worldSize: number): RingSeat[] =>
+  Array.from({ length: worldSize }, (_, rank) => ({ id: String(rank), rank, state: "ok", title: `Rank ${rank}` }));
+
+const GLYPHS: Partial<Record<RingSeat["state"], string>> = { gone: "×", waiting: "…" };
+
+const notes = {
+  one: "One rank holds the whole text. With more, its keys and values are split into blocks that travel from rank to rank.",
+  keyValue: (worldSize: number) =>
+    `Circles are ranks, squares their K/V blocks. Each step, every block moves on by one rank and meets its queries; after ${worldSize} steps each rank has met the whole text.`,
+  query: (worldSize: number) =>
+    `Here the queries travel, being fewer bytes than the K/V blocks, which stay. Each step, every rank’s queries (hollow squares) move on by one; after ${worldSize} steps they have met the whole text.`,
+};
 
 interface RankShapes {
   node: SVGGElement;
@@ -27,7 +54,7 @@ function place(radius: number, turn: number): [x: number, y: number] {
   return [CENTER + radius * Math.cos(angle), CENTER + radius * Math.sin(angle)];
 }
 
-/** Draws one ring of `worldSize` ranks and replays the turns it is given. */
+/** Draws one ring and replays the turns it is given. */
 export class RingView {
   private readonly root = byId("ring");
   private readonly caption = byId("ring-caption");
@@ -37,25 +64,41 @@ export class RingView {
   private readonly subtitle = svg("text", { class: "ring-subtitle", x: CENTER, y: CENTER + 18 });
   private arc = svg("circle", { class: "ring-read", cx: CENTER, cy: CENTER, r: INNER_RADIUS, pathLength: 1 });
   private worldSize = 0;
+  private seats: readonly RingSeat[] = [];
+  /** Of rank r: which share of the circle lies before it. */
+  private places: number[] = [];
+  private rotation: Rotation = "keyValue";
   private pending: RingTurn | undefined;
   private playing: { turn: RingTurn; startMs: number; stepMs: number } | undefined;
   private shownStep = -1;
   private frame = 0;
 
-  /** A resting ring: every rank holds its own block. */
+  /** A resting ring of ranks of one device: every rank holds its own block. */
   reset(worldSize: number): void {
-    cancelAnimationFrame(this.frame);
-    this.frame = 0;
-    this.pending = this.playing = undefined;
-    if (worldSize !== this.worldSize) this.build(worldSize);
-    this.rest();
+    this.seat(plainSeats(worldSize));
+    this.halt();
     this.setRead(0);
-    this.write(worldSize === 1 ? "1 rank" : `${worldSize} ranks`, "at rest");
+    this.write(this.describe(), "at rest");
     this.caption.textContent = "";
-    this.note.textContent =
-      worldSize === 1
-        ? "One rank holds the whole text. With more, its keys and values are split into blocks that travel from rank to rank."
-        : `Circles are ranks, squares their K/V blocks. Each step, every block moves on by one rank and meets its queries; after ${worldSize} steps each rank has met the whole text.`;
+  }
+
+  /** Who sits where. Others than before: the ring is drawn anew, and what it played is over. */
+  seat(seats: readonly RingSeat[]): void {
+    const arrangement = (list: readonly RingSeat[]) => list.map(({ id, rank }) => `${id}=${rank ?? "-"}`).join(" ");
+    if (arrangement(seats) !== arrangement(this.seats)) {
+      cancelAnimationFrame(this.frame);
+      this.frame = 0;
+      this.pending = this.playing = undefined;
+      this.build(seats);
+      this.rest();
+      this.write(this.describe(), "");
+    }
+    this.seats = seats;
+    seats.forEach(({ state, title }, index) => {
+      const shape = this.root.querySelectorAll<SVGGElement>(".ring-node")[index]!;
+      shape.dataset.seat = state;
+      shape.querySelector("title")!.textContent = title;
+    });
   }
 
   /** How much of the text is read, 0 to 1. */
@@ -83,8 +126,19 @@ export class RingView {
   /** Leaves the ring at rest after a run. */
   finish(label: string): void {
     this.halt();
-    this.write(this.worldSize === 1 ? "1 rank" : `${this.worldSize} ranks`, label);
+    this.write(this.describe(), label);
     this.caption.textContent = "";
+  }
+
+  /** A run is interrupted: somebody has gone, and what they held is computed again. */
+  interrupt(title: string, subtitle: string): void {
+    this.halt();
+    this.write(title, subtitle);
+    this.caption.textContent = "";
+  }
+
+  private describe(): string {
+    return this.worldSize === 1 ? "1 rank" : `${this.worldSize} ranks`;
   }
 
   private halt(): void {
@@ -104,11 +158,13 @@ export class RingView {
     });
   }
 
-  private build(worldSize: number): void {
+  private build(seats: readonly RingSeat[]): void {
+    const worldSize = seats.filter(({ rank }) => rank !== undefined).length;
+    const count = Math.max(1, seats.length);
     this.worldSize = worldSize;
-    const spacing = (2 * Math.PI * NODE_RADIUS) / worldSize;
-    const nodeSize = Math.min(23, spacing * 0.42);
-    const blockSize = Math.min(30, ((2 * Math.PI * BLOCK_RADIUS) / worldSize) * 0.62);
+    this.places = [];
+    const nodeSize = Math.min(23, ((2 * Math.PI * NODE_RADIUS) / count) * 0.42);
+    const blockSize = Math.min(30, ((2 * Math.PI * BLOCK_RADIUS) / count) * 0.62);
     const drawing = svg("svg", {
       viewBox: `0 0 ${SIZE} ${SIZE}`,
       class: "ring",
@@ -120,38 +176,50 @@ export class RingView {
       svg("circle", { class: "ring-inner", cx: CENTER, cy: CENTER, r: INNER_RADIUS }),
       this.arc,
     );
-    this.ranks = Array.from({ length: worldSize }, (_, rank) => {
+    const nodes: SVGGElement[] = [];
+    const ranks: RankShapes[] = [];
+    seats.forEach(({ rank, state }, index) => {
+      const share = index / count;
+      const [x, y] = place(NODE_RADIUS, share);
+      const node = svg(
+        "g",
+        { class: "ring-node", transform: `translate(${x} ${y})` },
+        svg("title"),
+        svg("circle", { r: nodeSize }),
+      );
+      nodes.push(node);
+      const hasText = count <= 24;
+      if (hasText)
+        node.append(svg("text", { "font-size": Math.min(15, nodeSize * 0.9) }, GLYPHS[state] ?? String(rank ?? "…")));
+      if (rank === undefined) return;
+      this.places[rank] = share;
       const color = rankColor(rank, worldSize);
-      const [x, y] = place(NODE_RADIUS, rank / worldSize);
-      const [bx, by] = place(BLOCK_RADIUS, rank / worldSize);
-      const [sx, sy] = place(INNER_RADIUS, rank / worldSize);
-      const spoke = svg("line", { class: "ring-spoke", x1: sx, y1: sy, x2: x, y2: y });
-      const link = svg("line", { class: "ring-link", x1: x, y1: y, x2: bx, y2: by });
-      const node = svg("g", { class: "ring-node", transform: `translate(${x} ${y})` }, svg("circle", { r: nodeSize }));
       node.style.setProperty("--c", color);
+      const [bx, by] = place(BLOCK_RADIUS, share);
+      const [sx, sy] = place(INNER_RADIUS, share);
+      const link = svg("line", { class: "ring-link", x1: x, y1: y, x2: bx, y2: by });
+      drawing.append(svg("line", { class: "ring-spoke", x1: sx, y1: sy, x2: x, y2: y }), link);
       const half = blockSize / 2;
-      const corner = blockSize * 0.24;
       const block = svg(
         "g",
         { class: "ring-block" },
-        svg("rect", { x: -half, y: -half, width: blockSize, height: blockSize, rx: corner }),
+        svg("rect", { x: -half, y: -half, width: blockSize, height: blockSize, rx: blockSize * 0.24 }),
       );
       block.style.setProperty("--c", color);
-      if (worldSize <= 24) {
-        const fontSize = Math.min(15, nodeSize * 0.9);
-        node.append(svg("text", { "font-size": fontSize }, String(rank)));
-        block.append(svg("text", { "font-size": Math.min(14, blockSize * 0.5) }, String(rank)));
-      }
-      drawing.append(spoke, link);
-      return { node, block, link };
+      if (hasText) block.append(svg("text", { "font-size": Math.min(14, blockSize * 0.5) }, String(rank)));
+      ranks[rank] = { node, block, link };
     });
-    drawing.append(
-      ...this.ranks.map(({ node }) => node),
-      ...this.ranks.map(({ block }) => block),
-      this.title,
-      this.subtitle,
-    );
+    this.ranks = ranks;
+    drawing.append(...nodes, ...ranks.map(({ block }) => block), this.title, this.subtitle);
     this.root.replaceChildren(html("div", { class: "ring-frame" }, drawing as unknown as Node));
+    this.describeRotation("keyValue");
+  }
+
+  /** What travels in this pass, in the note and in the squares. */
+  private describeRotation(rotation: Rotation): void {
+    this.rotation = rotation;
+    this.root.dataset.rotation = rotation;
+    this.note.textContent = this.worldSize === 1 ? notes.one : notes[rotation](this.worldSize);
   }
 
   private readonly draw = (nowMs: number): void => {
@@ -165,6 +233,8 @@ export class RingView {
       this.pending = undefined;
       this.shownStep = -1;
       delete this.root.dataset.phase;
+      const rotation = (this.playing.turn as Partial<PeerTurn>).rotation ?? "keyValue";
+      if (rotation !== this.rotation) this.describeRotation(rotation);
     }
     const { turn, startMs, stepMs } = this.playing;
     const time = (nowMs - startMs) / stepMs;
@@ -184,10 +254,12 @@ export class RingView {
     for (const met of turn.steps) {
       if (met.step !== step || met.rank >= this.worldSize) continue;
       if (met.isSkipped) skipped++;
-      // In step s a block has moved s ranks on from its owner; it comes from the rank before.
+      // In step s a block has moved s ranks on from its owner; it comes from the rank before. Queries move the same way.
       const from = step === 0 ? met.rank : met.rank - 1;
-      this.moveBlock(met.kvRank, from + (step === 0 ? 0 : eased));
-      this.ranks[met.kvRank]!.block.dataset.skipped = String(met.isSkipped);
+      const traveller = this.rotation === "query" ? (met.rank - step + this.worldSize) % this.worldSize : met.kvRank;
+      this.moveBlock(traveller, from + (step === 0 ? 0 : eased));
+      const shapes = this.ranks[traveller];
+      if (shapes) shapes.block.dataset.skipped = String(met.isSkipped);
       this.mark(met.rank, moved < 1 ? "idle" : met.isSkipped ? "skipped" : "meets");
     }
     if (!isNew) return;
@@ -199,12 +271,17 @@ export class RingView {
   private moveBlock(block: number, rank: number): void {
     const shapes = this.ranks[block];
     if (!shapes) return;
-    const [x, y] = place(BLOCK_RADIUS, rank / this.worldSize);
+    const before = Math.floor(rank);
+    const at = (each: number) => this.places[((each % this.worldSize) + this.worldSize) % this.worldSize] ?? 0;
+    // Forward around the circle, past whoever sits between two ranks without being one.
+    const way = (((at(before + 1) - at(before)) % 1) + 1) % 1;
+    const [x, y] = place(BLOCK_RADIUS, at(before) + way * (rank - before));
     shapes.block.setAttribute("transform", `translate(${x.toFixed(2)} ${y.toFixed(2)})`);
   }
 
   private mark(rank: number, state: "idle" | "meets" | "skipped"): void {
-    const shapes = this.ranks[rank]!;
+    const shapes = this.ranks[rank];
+    if (!shapes) return;
     if (shapes.node.dataset.state === state) return;
     shapes.node.dataset.state = state;
     shapes.link.dataset.state = state;
