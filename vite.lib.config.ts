@@ -8,6 +8,8 @@ import { defineConfig } from "vite";
 const path = (relative: string) => fileURLToPath(new URL(relative, import.meta.url));
 
 export default defineConfig({
+  // The broker of tabs (a SharedWorker) lies beside the library's own files, wherever those are served from.
+  base: "./",
   build: {
     outDir: path("dist"),
     emptyOutDir: false,

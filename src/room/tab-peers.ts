@@ -166,8 +166,9 @@ export async function joinTabs(
 
   // Held until the tab leaves or ends, whichever way.
   const isHeld = new Promise<void>((held) => {
-    if (!navigator.locks) return held();
-    navigator.locks
+    const locks = globalThis.navigator?.locks;
+    if (!locks) return held();
+    locks
       .request(lifeLockOf(keys.roomId, selfId), { signal: life.signal }, () => {
         held();
         return new Promise<void>((release) => (releaseLife = release));

@@ -1,6 +1,9 @@
 /**
  * Knows every connection that trystero makes: its doors, the offers it keeps in reserve, what it would keep for minutes after
  * leaving. So they can be closed at once, and what comes in over a door stays within bounds.
+ *
+ * trystero keeps 20 offers in reserve from the first moment on. Here one starts to gather candidates only when it is asked for:
+ * otherwise each page would bind dozens of sockets, and with a TURN server allocate there 20 times, for a room of two.
  */
 
 /** `RTCPeerConnection`, the browser's or one that is like it. */
@@ -35,9 +38,21 @@ export function trackConnections(Base: ConnectionConstructor): TrackedConnection
   }
 
   class TrackedConnection extends Base {
+    /** Settles when the offer is wanted, or will not be any more. */
+    #wanted: Promise<void>;
+    #want = () => {};
+    /** trystero looks for a description once in the microtask after it has made an offer; that is no wish for it. */
+    #isLookIgnored = false;
+    #described: Promise<void> | undefined;
+
     constructor(configuration?: RTCConfiguration) {
       super(configuration);
       open.add(this);
+      this.#wanted = new Promise((resolve) => (this.#want = resolve));
+      queueMicrotask(() => {
+        this.#isLookIgnored = true;
+        queueMicrotask(() => (this.#isLookIgnored = false));
+      });
       this.addEventListener("connectionstatechange", () => {
         if (this.connectionState === "closed") open.delete(this);
       });
@@ -48,8 +63,21 @@ export function trackConnections(Base: ConnectionConstructor): TrackedConnection
       watch(this, channel);
       return channel;
     }
+    override get localDescription(): RTCSessionDescription | null {
+      if (!this.#isLookIgnored) this.#want();
+      return super.localDescription;
+    }
+    override async setLocalDescription(description?: RTCLocalSessionDescriptionInit): Promise<void> {
+      // An answer is wanted by nature, and so is a description that is named. Of the first offer, all askers await the same.
+      const isReserve = description === undefined && this.signalingState === "stable";
+      if (isReserve) await this.#wanted;
+      if (this.signalingState === "closed") return;
+      if (!isReserve || !this.#described) this.#described = super.setLocalDescription(description);
+      await this.#described;
+    }
     override close(): void {
       open.delete(this);
+      this.#want();
       super.close();
     }
   }

@@ -11,6 +11,10 @@ export interface RoomPage {
   room: Room | undefined;
   /** Connections that are open, of those made in this page. */
   connections(): number;
+  /** Closes them all without a word, as a broken network would. */
+  cut(): void;
+  /** Of these, those that look for ways to connect, or did. */
+  gathering(): number;
   join(options: Partial<RoomOptions>): Promise<{ selfId: string; invitation: string }>;
   leave(): void;
   /** Sends text to a peer from the worker, and resolves with the text that comes back, and how long it took. */
@@ -47,6 +51,10 @@ const page: RoomPage = {
   room: undefined,
   violations: [],
   connections: () => [...open].filter((connection) => connection.connectionState !== "closed").length,
+  cut() {
+    for (const connection of open) connection.close();
+  },
+  gathering: () => [...open].filter((connection) => connection.iceGatheringState !== "new").length,
   async join(options) {
     const room = await joinRoom({
       pageUrl: location.href,
