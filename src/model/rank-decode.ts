@@ -121,6 +121,47 @@ export async function leadToken(
   return copies.logits.take(vocabSize * 4, signal);
 }
 
+/** {@link leadToken} where there is nobody else: one submit for the whole token. */
+export async function leadAlone(
+  parts: RankParts,
+  activations: Activations,
+  logits: HostCopy,
+  token: { id: number; position: number },
+  signal: AbortSignal,
+): Promise<Float32Array<ArrayBuffer>> {
+  const { device, decoder, cache, attention, vocabSize } = parts;
+  const { position } = token;
+  expectInteger("lead", "id", token.id, 0, vocabSize - 1);
+  expectInteger("lead", "position", position, 0);
+  const ranges = [{ start: position, stride: 1, count: 1 }];
+  // All layers at once; after a failure the rest is waited for, so that nothing arrives behind a lead that has ended.
+  const rooms = attention.map((_, layer) => {
+    expectNew("lead", parts, layer, position);
+    return cache.reserve(layer, ranges);
+  });
+  await Promise.allSettled(rooms);
+  await Promise.all(rooms);
+  signal.throwIfAborted();
+  decoder.writeIds(activations, [token.id]);
+  decoder.writePositions(activations, position, 1, position + 1);
+  const encoder = device.createCommandEncoder({ label: `lead ${position}, alone` });
+  const pass = encoder.beginComputePass();
+  decoder.encodeEmbed(pass, activations, 1);
+  const { key, value } = activations;
+  const { query, output } = decoder.attentionRows(activations, 0);
+  for (const [layer, one] of attention.entries()) {
+    decoder.encodeProjections(pass, activations, layer, 1);
+    cache.encodeAppend(pass, layer, { key, value, ranges });
+    one.encodeAnswer(pass, { query, output, position, block: cache.blocks[layer]! });
+    decoder.encodeRest(pass, activations, layer, 0, 1);
+  }
+  decoder.encodeLogits(pass, activations, 0);
+  pass.end();
+  logits.encode(encoder, [{ buffer: activations.logits, byteLength: vocabSize * 4 }]);
+  device.queue.submit([encoder.finish()]);
+  return logits.take(vocabSize * 4, signal);
+}
+
 /** See `RankRun.answer`. @param incoming Where key and value of a token that is kept go on their way into the block. */
 export async function answerQuery(
   parts: RankParts,

@@ -15,7 +15,7 @@ import type { Activations } from "./decoder.ts";
 import { perLayer } from "./kv-cache.ts";
 import { internalsOf } from "./model.ts";
 import { RankCache } from "./rank-cache.ts";
-import { answerQuery, HostCopy, type LeadCopies, leadToken } from "./rank-decode.ts";
+import { answerQuery, HostCopy, type LeadCopies, leadAlone, leadToken } from "./rank-decode.ts";
 import { checkPlan, forwardRank, type RankParts } from "./rank-forward.ts";
 import type { DecodeExchange, ForwardPlan, HeldTokens, RankRun } from "./rank-types.ts";
 import type { Model } from "./types.ts";
@@ -135,8 +135,11 @@ class OpenRank implements RankRun {
       this.parts.cache.expectCommitted("lead");
       const activations = await this.activationsFor(1);
       this.copies ??= await this.makeCopies();
+      const { copies, parts } = this;
       try {
-        return await leadToken(this.parts, activations, this.copies, { id, position, keeps }, exchange, signal);
+        if (exchange.isAlone && keeps)
+          return await leadAlone(parts, activations, copies.logits, { id, position }, signal);
+        return await leadToken(parts, activations, copies, { id, position, keeps }, exchange, signal);
       } catch (error) {
         // One of them may still be on its way.
         this.releaseCopies();

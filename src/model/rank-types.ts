@@ -19,6 +19,8 @@ export interface ForwardPlan extends Pick<RingPlace, "rank" | "worldSize" | "nex
 
 /** How the lead of a decode step reaches the other ranks. One call per layer. */
 export interface DecodeExchange {
+  /** There are no other ranks: nobody is asked, and the token never leaves the GPU on its way through the layers. */
+  isAlone?: boolean;
   /**
    * Sends the token's query (and, to the rank that keeps it, its key and value) to all other ranks and resolves with the
    * merge of their answers; undefined where nobody else holds anything.

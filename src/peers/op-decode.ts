@@ -118,6 +118,7 @@ class TreeOp {
 export function decodeExchange(place: OpPlace, message: PeerMessage<"decode">): DecodeExchange {
   const tree = new TreeOp(place, message);
   return {
+    isAlone: place.epoch.ranks.length === 1,
     ask: (layer, query, key, value) => tree.askChildren(layer, query, key, value),
   };
 }

@@ -2,9 +2,10 @@
  * Ring Attention (Liu, Zaharia, Abbeel, arXiv 2310.01889) of the one rank that computes here, its neighbours being elsewhere:
  * the loop is the same as with all ranks on one device (turn.ts), blocks come and go over links.
  */
-import { DestroyedError } from "../errors.ts";
+import { DestroyedError, OptionError } from "../errors.ts";
 import { allocate, release, viewOf } from "../gpu/buffers.ts";
 import { lossSignal } from "../gpu/device-loss.ts";
+import type { CommandTarget } from "../gpu/dispatch.ts";
 import { MemoryLedger } from "../gpu/ledger.ts";
 import { resolveAttention } from "../kernels/attention-options.ts";
 import { createAttentionStepper } from "../kernels/attention-stepper.ts";
@@ -13,10 +14,12 @@ import { expectInteger } from "../shape.ts";
 import type { BlockExit } from "./block-sender.ts";
 import { KvBlock } from "./kv-block.ts";
 import { newPace, Pacer } from "./pacer.ts";
+import { MAX_POSITION } from "./positions.ts";
 import { beginQueryRotation } from "./query-rotation.ts";
 import { expectBytes, QueryShard, type RingKernels } from "./query-shard.ts";
 import { type Answerer, createAnswerer } from "./rank-answer.ts";
 import type {
+  AnswerTensors,
   PartialAttention,
   RankAttendTensors,
   RankAttention,
@@ -26,6 +29,7 @@ import type {
   WireDtype,
 } from "./rank-types.ts";
 import { createReadback, type Readback } from "./readback.ts";
+import { createDecodeStates, type DecodeStates, encodeDecodeFromPages } from "./ring-decode.ts";
 import { pageSizes, ringKernels } from "./ring-kernels.ts";
 import { checkPlace, planRing } from "./ring-plan.ts";
 import { tokenCount } from "./shard.ts";
@@ -60,7 +64,8 @@ export async function createRankAttention(device: GPUDevice, options: RankAttent
   const stepper = await createAttentionStepper(device, attention);
   try {
     const kernels = await ringKernels(device, resolved, stepper);
-    return new Rank(kernels, pageSize, label, options.ledger ?? new MemoryLedger());
+    const states = await createDecodeStates(device, stepper, 1, 1, label);
+    return new Rank(kernels, states, pageSize, label, options.ledger ?? new MemoryLedger());
   } catch (error) {
     stepper.destroy();
     throw error;
@@ -82,6 +87,7 @@ class Rank implements RankAttention {
 
   constructor(
     private readonly kernels: RingKernels,
+    private readonly states: DecodeStates,
     readonly pageSize: number,
     private readonly label: string,
     private readonly ledger: MemoryLedger,
@@ -90,7 +96,7 @@ class Rank implements RankAttention {
     this.workspaces = new WorkspacePool(this.device, ledger);
     this.life = AbortSignal.any([this.destroyed.signal, lossSignal(this.device)]);
     this.answerer = createAnswerer(kernels, label);
-    this.made.push(kernels.stepper, this.answerer);
+    this.made.push(kernels.stepper, states, this.answerer);
   }
 
   createBlock(rank: number, label = "K/V"): KvBlock {
@@ -177,6 +183,15 @@ class Rank implements RankAttention {
     signal: AbortSignal,
   ): Promise<PartialAttention> {
     return this.answerer.answer(query, count, position, block, AbortSignal.any([signal, this.life]));
+  }
+
+  encodeAnswer(target: CommandTarget, { query, output, position, block }: AnswerTensors): void {
+    const where = "RankAttention.encodeAnswer";
+    this.life.throwIfAborted();
+    expectInteger(where, "position", position, 0, MAX_POSITION);
+    if (block.tokenCount === 0) throw new OptionError(`${where}: expected a block that holds tokens, got an empty one`);
+    const tensors = { query, output, start: position, count: 1, blocks: [block] };
+    encodeDecodeFromPages(where, this.kernels, this.states, target, tensors);
   }
 
   destroy(): void {

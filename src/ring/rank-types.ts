@@ -3,6 +3,7 @@
  * rank that computes here, its neighbours being elsewhere.
  */
 import type { BufferSource } from "../gpu/buffers.ts";
+import type { CommandTarget } from "../gpu/dispatch.ts";
 import type { MemoryLedger } from "../gpu/ledger.ts";
 import type { AttentionOptions } from "../kernels/attention-types.ts";
 import type { Link } from "../link/types.ts";
@@ -74,6 +75,17 @@ export interface RankStep extends RingStep {
   multiplyAdds: number;
 }
 
+/** One query of decode and its result, on the GPU. */
+export interface AnswerTensors {
+  /** `[1, H, D]` */
+  query: BufferSource;
+  /** `[1, H, D]` */
+  output: BufferSource;
+  position: number;
+  /** Holds at least one token. */
+  block: KvBlock;
+}
+
 /** See {@link createRankAttention}. */
 export interface RankAttention {
   readonly pageSize: number;
@@ -97,6 +109,11 @@ export interface RankAttention {
     block: KvBlock,
     signal: AbortSignal,
   ): Promise<PartialAttention>;
+  /**
+   * Encodes one query at `position` over the block, which holds all of the context: what a rank that is alone needs no
+   * answers for. Takes no memory.
+   */
+  encodeAnswer(target: CommandTarget, tensors: AnswerTensors): void;
   destroy(): void;
   [Symbol.dispose](): void;
 }

@@ -194,6 +194,7 @@ export class RankRing {
       position,
       keeper === lead,
       {
+        isAlone: this.worldSize === 1,
         ask: async (layer, query, key, value) => {
           const asked = this.runs.map(async (run, rank) =>
             rank === lead
