@@ -5,7 +5,7 @@
 import { DestroyedError, OptionError, RingwiseError } from "../errors.ts";
 import { allocateAll, release } from "../gpu/buffers.ts";
 import { explainFailure } from "../gpu/device-loss.ts";
-import { MemoryLedger } from "../gpu/ledger.ts";
+import { MemoryLedger, type MemoryUse } from "../gpu/ledger.ts";
 import { createRankAttention } from "../ring/rank-attention.ts";
 import type { PartialAttention, RankStep } from "../ring/rank-types.ts";
 import { tokenCount } from "../ring/shard.ts";
@@ -58,7 +58,7 @@ export async function openRank(model: Model, options: RankRunOptions = {}): Prom
     const blocks = attention.map((one, layer) => one.createBlock(0, `layer ${layer}`));
     const cache = new RankCache(blocks, kvHeads * headDim * 4);
     const parts = { device, decoder, attention, cache, vocabSize, heads, kvHeads, headDim };
-    return new OpenRank(parts, chunkSize, ended, destroy);
+    return new OpenRank(parts, ledger, chunkSize, ended, destroy);
   } catch (error) {
     throw error instanceof OptionError ? error : await explainFailure(device, error);
   }
@@ -88,6 +88,7 @@ class OpenRank implements RankRun {
 
   constructor(
     private readonly parts: RankParts,
+    private readonly ledger: MemoryLedger,
     private readonly chunkSize: number,
     ended: AbortSignal,
     private readonly destroyAttention: () => void,
@@ -108,6 +109,10 @@ class OpenRank implements RankRun {
 
   get gpuBytes(): number {
     return this.parts.cache.gpuBytes;
+  }
+
+  get memory(): Readonly<MemoryUse> {
+    return this.ledger.total;
   }
 
   forward(

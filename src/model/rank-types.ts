@@ -2,6 +2,7 @@
  * One rank's share of a model run on a ring of peers. Every peer has the weights and the ids; a rank computes the layers for
  * its own tokens and keeps their K/V. Which tokens those are is decided elsewhere (peers/).
  */
+import type { MemoryUse } from "../gpu/ledger.ts";
 import type { PartialAttention, RankStep, RingPlace, Rotation, WireDtype } from "../ring/rank-types.ts";
 import type { TokenRange } from "../ring/types.ts";
 
@@ -56,6 +57,8 @@ export interface RankRun {
   readonly held: readonly TokenRange[];
   /** K/V bytes on the GPU, now. */
   readonly gpuBytes: number;
+  /** With query shards and states: bytes on the GPU now, and at most so far. */
+  readonly memory: Readonly<MemoryUse>;
 
   /** The rank's tokens of one operation through all layers, K/V kept. @param ids of the whole context so far. */
   forward(

@@ -31,8 +31,8 @@ function plainFigures(rank: RankRun, timeMs: number): OpFigures {
     multiplyAdds: 0,
     sentBytes: 0,
     receivedBytes: 0,
-    gpuBytes: rank.gpuBytes,
-    peakGpuBytes: rank.gpuBytes,
+    gpuBytes: rank.memory.bytes,
+    peakGpuBytes: rank.memory.peakBytes,
     heldTokens: tokenCount(rank.held),
     timeMs,
   };
