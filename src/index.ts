@@ -53,7 +53,10 @@ export {
   type RopeTensors,
 } from "./kernels/rope.ts";
 export { type RopeScaling, type RopeTableOptions, ropeTable } from "./kernels/rope-tables.ts";
+export { type CreateLinkOptions, createLink, type LinkClock, type OwnLink } from "./link/link.ts";
+export { type ThrottleOptions, throttle } from "./link/throttle.ts";
 export type * from "./link/types.ts";
+export { createMemoryWires, type MemoryWire } from "./link/wire-memory.ts";
 export { type WireOrigin, wiresFrom } from "./link/wires.ts";
 export { loadModel, loadPreset, type PresetOptions } from "./model/load-model.ts";
 export { type NeedleText, type NeedleTextOptions, needleText } from "./model/needle-text.ts";
@@ -61,9 +64,24 @@ export { PRESET_NAMES, type PresetName } from "./model/presets.ts";
 export { sourceFromDrop } from "./model/sources.ts";
 export type * from "./model/types.ts";
 export { createPeer } from "./peers/create-peer.ts";
+export { planShards, type ShardPlanOptions } from "./peers/plan.ts";
 export type * from "./peers/types.ts";
 export type { KvAppendTensors, KvBlock } from "./ring/kv-block.ts";
 export type { GpuPage, HostPage, HostRows, KvPage, RingBlock } from "./ring/kv-page.ts";
+export {
+  chooseRotation,
+  type ExposureForecast,
+  type ExposureOptions,
+  forecastExposure,
+  hidingTokens,
+  type OverlapMask,
+  type OverlapReport,
+  type OverlapShape,
+  overlapSentence,
+  type RankSpeed,
+  type RotationOptions,
+} from "./ring/overlap.ts";
+export { createRankAttention } from "./ring/rank-attention.ts";
 export type * from "./ring/rank-types.ts";
 export { createRingAttention } from "./ring/ring-attention.ts";
 export type * from "./ring/ring-types.ts";

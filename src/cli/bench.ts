@@ -8,7 +8,8 @@ import { type Change, compareRuns } from "../../bench/compare.ts";
 import { runBench } from "../../bench/jobs/run.ts";
 import { reportHtml } from "../../bench/report.ts";
 import type { BenchAnswer, BenchDocument, BenchEvent, BenchJob, BenchResult } from "../../bench/result-types.ts";
-import type { AttentionDesign, AttentionKind } from "../index.ts";
+import { overlapTable, RING_BENCH_NOTES, ringBenchMarkdown, runRingBench, scalingTable } from "../../bench/ring/run.ts";
+import { type AttentionDesign, type AttentionKind, describeAdapter } from "../index.ts";
 import { ensureChrome } from "./chrome.ts";
 import { UsageError } from "./errors.ts";
 import { runInPage } from "./harness.ts";
@@ -16,11 +17,12 @@ import { createNodeDevice } from "./node-device.ts";
 import { integer, number } from "./parse.ts";
 import { packageVersion } from "./paths.ts";
 import { adapterOption, chromeAdapter, jsonOption, runtimeOption } from "./shared-options.ts";
-import { formatBytes, formatTable, openTerminal } from "./terminal.ts";
+import { formatBytes, formatTable, openTerminal, type Terminal } from "./terminal.ts";
 
 interface BenchFlags {
   case?: string[];
   list?: boolean;
+  ring?: boolean;
   adapter?: string;
   compare?: string;
   repeats: number;
@@ -111,8 +113,37 @@ const fileName = (document: BenchDocument) =>
     .replace(/[^a-z0-9]+/g, "-")
     .slice(0, 40)}`;
 
+/** The ring over links, all of it in this process. */
+async function benchRing(flags: BenchFlags, terminal: Terminal): Promise<void> {
+  const device = await createNodeDevice(flags.adapter).catch((error: Error) => {
+    terminal.log(`no rows with real kernels: ${error.message}`);
+    return undefined;
+  });
+  const job = { worldSizes: [2, 4, 8], repeats: flags.repeats, ...(device && { device }) };
+  const result = await runRingBench(job, terminal.progress);
+  const document = {
+    ringwise: packageVersion(),
+    date: new Date().toISOString(),
+    host: `Node ${process.version}`,
+    machine: `${cpus().length} x ${cpus()[0]?.model ?? "unknown processor"}`,
+    adapter: device ? describeAdapter(device).name : "none",
+    notes: RING_BENCH_NOTES,
+    ...result,
+  };
+  const folder = resolve(flags.out);
+  mkdirSync(folder, { recursive: true });
+  const path = join(folder, flags.name ?? `ring-${document.date.slice(0, 19).replace(/:/g, "-")}`);
+  writeFileSync(`${path}.json`, `${JSON.stringify(document, null, 1)}\n`);
+  writeFileSync(`${path}.md`, ringBenchMarkdown(`The ring over links (${document.date.slice(0, 10)})`, result));
+  const tables = [formatTable(overlapTable(result.overlap)), formatTable(scalingTable(result.scaling))];
+  const lines = [RING_BENCH_NOTES.join("\n\n"), tables.join("\n\n"), `table: ${path}.md\nresult: ${path}.json`];
+  terminal.result(document, lines.join("\n\n"));
+  device?.destroy();
+}
+
 async function bench(flags: BenchFlags): Promise<void> {
   const terminal = openTerminal(flags.json === true);
+  if (flags.ring) return benchRing(flags, terminal);
   if (flags.list) return terminal.result(caseNames(), caseNames().join("\n"));
   const before = flags.compare === undefined ? undefined : readDocument(flags.compare);
   const cases = chooseCases(flags.case);
@@ -146,6 +177,7 @@ export function benchCommand(): Command {
     .description("measure the named cases: time, GFLOP/s, share of the FMA peak, memory, error against the oracle")
     .option("--case <names...>", 'cases to run, "ring-*" for all of a kind (default: all)')
     .option("--list", "print the names of the cases")
+    .option("--ring", "the ring over throttled links instead: exposed communication for 2, 4 and 8 ranks, scaling")
     .addOption(adapterOption())
     .option("--compare <result.json>", "print what changed since that result, beyond noise")
     .option("--repeats <n>", "timed repeats of each case", integer(1, 1000), 7)
