@@ -2,7 +2,7 @@
  * A model on one rank of a ring of peers: the weights are the model's, the K/V of the rank's tokens live here. Prefill
  * (`rank-forward.ts`) and decode (`rank-decode.ts`) are operations on them, one at a time, that are committed or rolled back.
  */
-import { DestroyedError, OptionError, RingwiseError } from "../errors.ts";
+import { DestroyedError, GpuMemoryError, OptionError, RingwiseError } from "../errors.ts";
 import { allocateAll, release } from "../gpu/buffers.ts";
 import { explainFailure } from "../gpu/device-loss.ts";
 import { MemoryLedger, type MemoryUse } from "../gpu/ledger.ts";
@@ -178,7 +178,11 @@ class OpenRank implements RankRun {
   }
 
   drop(ranges?: readonly TokenRange[]): Promise<void> {
-    return this.operation("drop", undefined, () => this.parts.cache.drop(ranges));
+    return this.operation("drop", undefined, async () => {
+      await this.parts.cache.drop(ranges);
+      // Without a context, what comes next is another run.
+      if (!ranges) this.ledger.resetPeaks();
+    });
   }
 
   exportTokens(ranges: readonly TokenRange[], signal: AbortSignal): Promise<HeldTokens> {
@@ -213,7 +217,9 @@ class OpenRank implements RankRun {
     } catch (error) {
       cache.fail(waiting);
       if (signal.aborted) throw signal.reason;
-      throw error instanceof RingwiseError ? error : await explainFailure(this.parts.device, error);
+      // A lost device refuses memory, too.
+      const isOwn = error instanceof RingwiseError && !(error instanceof GpuMemoryError);
+      throw isOwn ? error : await explainFailure(this.parts.device, error);
     } finally {
       this.current = undefined;
       if (this.released.signal.aborted) this.giveBack();
