@@ -25,12 +25,13 @@ class FaultGate implements Wire {
     wire: Wire,
     private readonly state: Faults,
   ) {
-    this.inner = faulty(wire, { faults: this.faults });
+    this.inner = faulty(wire, { faults: this.faults, onFault: () => state.faultCount++ });
     this.kind = wire.kind;
     this.maxMessageBytes = wire.maxMessageBytes;
     this.inner.onClose = (reason) => this.onClose?.(reason);
     this.inner.onMessage = (message) => {
-      if (!state.isSilent) this.onMessage?.(message);
+      if (state.isSilent) state.faultCount++;
+      else this.onMessage?.(message);
     };
   }
 
@@ -87,6 +88,8 @@ export class Faults {
   readonly gates = new Set<FaultGate>();
   isSilent = false;
   slowFactor = 1;
+  /** Messages that were spoilt or swallowed. */
+  faultCount = 0;
 
   constructor() {
     this.slowGpu();

@@ -31,6 +31,7 @@ function open(request: Extract<WorkerRequest, { type: "open" }>): void {
     onBan: (peerId) => post({ type: "ban", peerId }),
     wrapWire: faults && ((wire) => faults.wrap(wire)),
     doFault: faults && ((fault, device) => faults.do(fault, device)),
+    faultCount: faults && (() => faults.faultCount),
   });
   for (const work of waiting.splice(0)) work();
 }

@@ -32,6 +32,7 @@ export interface EngineOptions {
   /** Tests put themselves between the link and its wires, and do faults to this peer. */
   wrapWire?: (wire: Wire, peerId: string) => Wire;
   doFault?: (fault: SelfFault, device: GPUDevice | undefined) => void;
+  faultCount?: () => number;
 }
 
 /** See {@link openEngine}. */
@@ -70,7 +71,9 @@ export function openEngine(options: EngineOptions): PeerEngine {
 
   const report = (): PeerReport => {
     const { bytes, peakBytes } = device ? ledgerOf(device).total : { bytes: 0, peakBytes: 0 };
-    return { id: peer.id, isLeader: peer.isLeader, peers: peer.peers, heard, gpuBytes: bytes, peakGpuBytes: peakBytes };
+    const { id, isLeader, peers } = peer;
+    const faultCount = options.faultCount?.() ?? 0;
+    return { id, isLeader, peers, heard, gpuBytes: bytes, peakGpuBytes: peakBytes, faultCount };
   };
 
   return {

@@ -55,6 +55,8 @@ export interface PeerReport {
   /** Bytes on the GPU by the device's ledger, and at most since {@link PeerCall} "resetPeaks". */
   gpuBytes: number;
   peakGpuBytes: number;
+  /** Messages that the fault wrappers have spoilt or swallowed. */
+  faultCount: number;
 }
 
 /** Faults that a peer does to itself, for tests. */

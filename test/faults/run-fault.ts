@@ -196,6 +196,9 @@ export async function runFault(ring: PeerRing, watch: Watch, fault: Fault, task:
         failures.push(
           `${member.name}: expected ${task.expected.length} ids, got ${describe(heard.tokenIds, task.expected)}`,
         );
+    const { faultCount = 0 } = reports.get(victim) ?? {};
+    const isOnFrames = ["linkSilent", "linkCut", "corrupt", "truncate", "repeat", "reorder"].includes(fault.kind);
+    if (isOnFrames && faultCount <= before.get(victim)!.faultCount) failures.push("no message was spoilt");
     if (isLasting(fault)) await bury(victim, family, failures);
     await until("the dead are gone from everyone's list", async () => {
       const count = ring.members.filter(({ isGone }) => !isGone).length;
