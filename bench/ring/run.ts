@@ -10,7 +10,7 @@ const RATIOS = [0.8, 2];
 /** What is measured. */
 export interface RingBenchJob {
   worldSizes: readonly number[];
-  /** Passes of each case in real time, of which the middle one counts. */
+  /** Passes of each case in real time, of which the fastest counts. */
   repeats: number;
   /** For the rows with real kernels; left out where there is none. */
   device?: GPUDevice;

@@ -42,12 +42,14 @@ async function pass({ ring, devices }: SimulatedRing): Promise<SimulatedPass> {
   return { ...times, busyMs: devices.map(({ busyMs }, rank) => busyMs - before[rank]!) };
 }
 
-/** The pass with the middle wall time of several; one before them warms everything up. */
-async function medianPass(simulated: SimulatedRing, repeats: number): Promise<SimulatedPass> {
-  const passes: SimulatedPass[] = [];
-  for (let i = 0; i < repeats; i++) passes.push(await pass(simulated));
-  passes.sort((a, b) => a.wallMs - b.wallMs);
-  return passes[(repeats - 1) >> 1]!;
+/** The fastest of several passes: what else the machine does only ever adds. */
+async function fastestPass(simulated: SimulatedRing, repeats: number): Promise<SimulatedPass> {
+  let fastest = await pass(simulated);
+  for (let i = 1; i < repeats; i++) {
+    const next = await pass(simulated);
+    if (next.wallMs < fastest.wallMs) fastest = next;
+  }
+  return fastest;
 }
 
 const count = (ranges: readonly TokenRange[]) => ranges.reduce((sum, range) => sum + range.count, 0);
@@ -125,7 +127,7 @@ export interface OverlapCase {
   tokensPerRank?: number;
   /** Compute per step of the busiest rank. Default 80. */
   stepMs?: number;
-  /** Passes, of which the middle one counts; on the virtual clock one is enough. */
+  /** Passes, of which the fastest counts; on the virtual clock one is enough. */
   repeats: number;
   clock: "virtual" | "real";
 }
@@ -153,7 +155,7 @@ async function overlapOf(options: OverlapCase): Promise<OverlapRow> {
     const hopMs = ratio * stepMs;
     simulated.ring.connect({ bytesPerSecond: (simulated.ring.blockBytes[0]! / hopMs) * 1000 });
     await pass(simulated);
-    const { wallMs, busyMs, steps } = await medianPass(simulated, repeats);
+    const { wallMs, busyMs, steps } = await fastestPass(simulated, repeats);
     const computeMs = Math.max(...busyMs);
     const times = pairs.map((row) => row.map((number) => number / pairsPerMs));
     const rank = busyMs.indexOf(computeMs);

@@ -45,10 +45,11 @@ export interface CreateLinkOptions {
 
 /** A clock, for tests to replace. */
 export interface LinkClock {
+  /** Milliseconds, from any beginning. */
   now(): number;
-  /** @returns what takes it back */
+  /** Calls once. @returns what takes it back */
   after(milliseconds: number, then: () => void): () => void;
-  /** @returns what ends it */
+  /** Calls again and again. @returns what ends it */
   every(milliseconds: number, then: () => void): () => void;
 }
 

@@ -25,6 +25,7 @@ export interface Wire {
   onMessage: ((message: Uint8Array<ArrayBuffer>) => void) | undefined;
   /** Called once, when either end has closed or the platform says that the other end is gone. */
   onClose: ((reason: string) => void) | undefined;
+  /** Closes both ends. Idempotent. */
   close(): void;
 }
 

@@ -114,6 +114,8 @@ export interface RankAttention {
    * answers for. Takes no memory.
    */
   encodeAnswer(target: CommandTarget, tensors: AnswerTensors): void;
+  /** Gives back what it took; passes under way end with a DestroyedError. Idempotent. */
   destroy(): void;
+  /** Same as `destroy()`. */
   [Symbol.dispose](): void;
 }
