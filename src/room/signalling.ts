@@ -54,6 +54,15 @@ export interface SignallingOptions {
   WebSocketClass: WebSocketConstructor;
 }
 
+/** A way to meet: trystero's, and what is ours about it. */
+interface Strategy {
+  join: JoinRoom;
+  announce(): void;
+  /** No word more, in or out. */
+  quieten(): void;
+  close(): void;
+}
+
 /** trystero's strategy over our relay: everything sealed, and only those heard whom the gate lets. */
 async function relayStrategy(
   url: string,
@@ -61,11 +70,11 @@ async function relayStrategy(
   gate: Gate,
   events: SignallingEvents,
   WebSocketClass: WebSocketConstructor,
-): Promise<{ join: JoinRoom; announce(): void; close(): void }> {
+): Promise<Strategy> {
   const { createTopicStrategy, selfId } = await import("@trystero-p2p/core");
   let rootTopic: string | undefined;
   let lastWarningMs = Number.NEGATIVE_INFINITY;
-  let isClosed = false;
+  let isLeaving = false;
   const onStranger = () => {
     if (performance.now() - lastWarningMs < WARNING_PAUSE_MS) return;
     lastWarningMs = performance.now();
@@ -73,10 +82,12 @@ async function relayStrategy(
       "Someone without this room's secret sent messages to it; they were ignored. (If it was a guest: the invitation they used is not the one of this room.)",
     );
   };
-  const publish = (client: RelayClient, topic: string, text: string) =>
-    seal(keys.sealKey, topic, text).then((sealed) => client.publish(topic, sealed));
+  const publish = (client: RelayClient, topic: string, text: string) => {
+    // trystero takes 99 ms to leave; whoever still answers then is found again at once.
+    if (!isLeaving) void seal(keys.sealKey, topic, text).then((sealed) => client.publish(topic, sealed));
+  };
   const announce = () => {
-    if (rootTopic && !isClosed) void publish(client, rootTopic, JSON.stringify({ peerId: selfId }));
+    if (rootTopic) publish(client, rootTopic, JSON.stringify({ peerId: selfId }));
   };
   const client = openRelay(
     url,
@@ -100,19 +111,21 @@ async function relayStrategy(
           const text = await unseal(keys.sealKey, topic, payload);
           if (text === undefined) return onStranger();
           const peerId = senderOf(text);
-          if (peerId !== selfId && gate.lets(peerId)) void onMessage(topic, text);
+          if (!isLeaving && peerId !== selfId && gate.lets(peerId)) void onMessage(topic, text);
         });
       });
     },
     publishTopic(relay, topic, message) {
-      void publish(relay, topic, typeof message === "string" ? message : JSON.stringify(message));
+      publish(relay, topic, typeof message === "string" ? message : JSON.stringify(message));
     },
   });
-  const close = () => {
-    isClosed = true;
-    client.close();
+  return {
+    ...{ join, announce },
+    quieten() {
+      isLeaving = true;
+    },
+    close: client.close,
   };
-  return { join, announce, close };
 }
 
 /**
@@ -133,14 +146,14 @@ export async function enterSignalling(
     rtcPolyfill: tracked.Connection,
     relayConfig: { warnOnRelayFailure: false },
   };
-  let strategy: { join: JoinRoom; announce(): void; close(): void };
+  let strategy: Strategy;
   if ("relayUrl" in options.where) {
     strategy = await relayStrategy(options.where.relayUrl, keys, gate, events, options.WebSocketClass);
   } else {
     const nostr = await import("trystero").catch((error) => {
       throw new RoomError(`signalling by Nostr needs the package trystero: ${String(error)}`);
     });
-    strategy = { join: nostr.joinRoom as JoinRoom, announce: () => {}, close: () => {} };
+    strategy = { join: nostr.joinRoom as JoinRoom, announce: () => {}, quieten: () => {}, close: () => {} };
     events.onState("open", "Meeting over public Nostr relays.");
   }
   const doors = new Set<string>();
@@ -189,6 +202,7 @@ export async function enterSignalling(
     announce: strategy.announce,
     leave() {
       for (const timer of timers) clearTimeout(timer);
+      strategy.quieten();
       room.onPeerJoin = null;
       room.onPeerLeave = null;
       // trystero says goodbye, waits 99 ms and lets go; what it keeps for a later room of the page is closed here.

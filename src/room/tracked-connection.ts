@@ -29,6 +29,8 @@ export function trackConnections(Base: ConnectionConstructor): TrackedConnection
 
   function watch(connection: RTCPeerConnection, channel: RTCDataChannel): void {
     let byteLength = 0;
+    // A door lives as long as its channel; trystero forgets such a connection without closing it.
+    channel.addEventListener("close", () => connection.close());
     channel.addEventListener("message", ({ data }: MessageEvent) => {
       byteLength += typeof data === "string" ? data.length : ((data as ArrayBuffer).byteLength ?? 0);
       if (byteLength <= MAX_DOOR_BYTES) return;
@@ -55,6 +57,7 @@ export function trackConnections(Base: ConnectionConstructor): TrackedConnection
       });
       this.addEventListener("connectionstatechange", () => {
         if (this.connectionState === "closed") open.delete(this);
+        if (this.connectionState === "failed") queueMicrotask(() => this.close());
       });
       this.addEventListener("datachannel", ({ channel }) => watch(this, channel));
     }
@@ -68,6 +71,8 @@ export function trackConnections(Base: ConnectionConstructor): TrackedConnection
       return super.localDescription;
     }
     override async setLocalDescription(description?: RTCLocalSessionDescriptionInit): Promise<void> {
+      // An offer that is taken back was made for someone who came by another way. It would gather for nobody from now on.
+      if (description?.type === "rollback") return this.close();
       // An answer is wanted by nature, and so is a description that is named. Of the first offer, all askers await the same.
       const isReserve = description === undefined && this.signalingState === "stable";
       if (isReserve) await this.#wanted;

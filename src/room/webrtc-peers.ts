@@ -15,7 +15,7 @@ const PROOF_MS = 8_000;
 /** Two renewals are at least this far apart, whoever asks. */
 const RENEW_PAUSE_MS = 700;
 /** A door over which a renewal got no answer for this long is dead: it is found again through signalling. */
-const DOOR_ANSWER_MS = 1_500;
+const DOOR_ANSWER_MS = 1_000;
 /** How long a peer may be without door and lanes before it counts as gone. */
 const LOST_MS = 8_000;
 /** The same, where the other end closed both in good order (its page went away). */
@@ -73,6 +73,14 @@ export interface WebRtcPeers {
   leave(): void;
 }
 
+/** A channel may open a moment before the page is told that the description it stands on was taken. */
+async function describedBy(connection: RTCPeerConnection): Promise<void> {
+  for (let tries = 0; tries < 100 && connection.connectionState !== "closed"; tries++) {
+    if (connection.localDescription && connection.remoteDescription) return;
+    await new Promise((next) => setTimeout(next, 10));
+  }
+}
+
 /** Peers by WebRTC. */
 export function createWebRtcPeers(options: WebRtcPeersOptions): WebRtcPeers {
   const { selfId, gate } = options;
@@ -125,6 +133,7 @@ export function createWebRtcPeers(options: WebRtcPeersOptions): WebRtcPeers {
     );
     try {
       if (!connection) throw new RoomError("the connection was gone again at once.");
+      await describedBy(connection);
       const side = {
         ...{ selfId, peerId: peer.id },
         selfBinding: fingerprintOf(connection.localDescription?.sdp),
@@ -160,7 +169,7 @@ export function createWebRtcPeers(options: WebRtcPeersOptions): WebRtcPeers {
     if (!isUrgent && now - peer.renewedMs < RENEW_PAUSE_MS) return;
     peer.renewedMs = now;
     if (selfId < peer.id) takeLanes(peer, offerLanes(hostFor(peer), options.lanes, ++peer.attempt));
-    else void send(peer, { type: "renew", attempt: peer.attempt });
+    else void send(peer, { type: "renew" });
     clearTimeout(peer.doorTimer);
     peer.doorTimer = setTimeout(() => {
       // Neither offer nor answer came: nobody is behind the door.
@@ -217,9 +226,8 @@ export function createWebRtcPeers(options: WebRtcPeersOptions): WebRtcPeers {
       return;
     }
     if (message.type === "renew") {
-      // Asked before the latest offer had got there, it is answered already.
-      if (selfId < peer.id && message.attempt === peer.lanes?.attempt) renew(peer, false);
-      else if (selfId < peer.id && !peer.lanes?.isOpen) renew(peer, false);
+      // Where both asked at once, this side's offer is on its way already, and the pause between renewals holds this one back.
+      if (selfId < peer.id) renew(peer, false);
       return;
     }
     const lanes = readLaneMessage(message);
@@ -245,11 +253,18 @@ export function createWebRtcPeers(options: WebRtcPeersOptions): WebRtcPeers {
       const known = peers.get(peerId);
       const peer: Peer = known ?? {
         ...{ id: peerId, isProven: false, isMember: false, inbox: [], awaiting: undefined, hasDoor: true, door: 0 },
-        ...{ lanes: undefined, attempt: 0, renewedMs: 0, doorTimer: undefined, lostTimer: undefined },
+        ...{
+          lanes: undefined,
+          attempt: 0,
+          renewedMs: Number.NEGATIVE_INFINITY,
+          doorTimer: undefined,
+          lostTimer: undefined,
+        },
       };
       peer.door++;
       peer.hasDoor = true;
       peer.isProven = false;
+      peer.renewedMs = Number.NEGATIVE_INFINITY;
       peer.inbox.length = 0;
       // The other page may count its offers from one again.
       if (selfId > peerId) peer.attempt = 0;
@@ -292,8 +307,14 @@ export function createWebRtcPeers(options: WebRtcPeersOptions): WebRtcPeers {
     reconnect(peerId) {
       const peer = peers.get(peerId);
       if (!peer || hasLeft) return;
-      if (peer.hasDoor && peer.isProven) renew(peer, false);
-      else api.signalling?.announce();
+      const isDoorUp = api.signalling?.connectionOf(peerId)?.connectionState === "connected";
+      if (peer.hasDoor && peer.isProven && isDoorUp) {
+        renew(peer, false);
+        return;
+      }
+      // Fallen, or falling: found again through signalling, without waiting for the platform to notice.
+      if (!isDoorUp) api.signalling?.dropDoor(peerId);
+      api.signalling?.announce();
     },
     drop(peerId, reason) {
       const peer = peers.get(peerId);

@@ -88,8 +88,9 @@ describe("tabs, browsers and Node", () => {
       expect((await b.echo(a.selfId, "anew")).text).toBe("anew");
       expect(await wires()).toBe(expected);
     }
-    // Everything between the two is gone at once; only signalling is left.
+    // Everything between the two is gone at once; only signalling is left. Both notice the silence, as their engines would.
     await a.page.evaluate(() => window.page.cut());
+    await Promise.all([reconnect(a, b.selfId), reconnect(b, a.selfId)]);
     await Promise.all([a.until("wires", b.selfId, expected + 1), b.until("wires", a.selfId, expected + 1)]);
     expect((await a.echo(b.selfId, "after the cut")).text).toBe("after the cut");
     expect((await a.log()).filter(({ what }) => what === "left")).toEqual([]);

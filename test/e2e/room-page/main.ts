@@ -11,7 +11,7 @@ export interface RoomPage {
   room: Room | undefined;
   /** Connections that are open, of those made in this page. */
   connections(): number;
-  /** Closes them all without a word, as a broken network would. */
+  /** Closes those that stand, and tells nobody in this page. */
   cut(): void;
   /** Of these, those that look for ways to connect, or did. */
   gathering(): number;
@@ -52,9 +52,12 @@ const page: RoomPage = {
   violations: [],
   connections: () => [...open].filter((connection) => connection.connectionState !== "closed").length,
   cut() {
-    for (const connection of open) connection.close();
+    for (const connection of open) if (connection.connectionState === "connected") connection.close();
   },
-  gathering: () => [...open].filter((connection) => connection.iceGatheringState !== "new").length,
+  gathering: () =>
+    [...open].filter(
+      ({ connectionState, iceGatheringState }) => connectionState !== "closed" && iceGatheringState !== "new",
+    ).length,
   async join(options) {
     const room = await joinRoom({
       pageUrl: location.href,
