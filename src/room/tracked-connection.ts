@@ -74,7 +74,7 @@ export function trackConnections(Base: ConnectionConstructor): TrackedConnection
       // An offer that is taken back was made for someone who came by another way. It would gather for nobody from now on.
       if (description?.type === "rollback") return this.close();
       // An answer is wanted by nature, and so is a description that is named. Of the first offer, all askers await the same.
-      const isReserve = description === undefined && this.signalingState === "stable";
+      const isReserve = description === undefined && this.signalingState === "stable" && !this.remoteDescription;
       if (isReserve) await this.#wanted;
       if (this.signalingState === "closed") return;
       if (!isReserve || !this.#described) this.#described = super.setLocalDescription(description);
