@@ -27,7 +27,7 @@ export async function measureMemory(ring: PeerRing, peers: number, tokensPerPeer
   const { text, question, answer } = needleText({ length: tokensPerPeer * peers, depth: 50, seed: peers });
   const held = new Map<string, number>();
   for (const member of ring.members) {
-    await member.call({ call: "resetPeaks" });
+    await member.call({ call: "reset" });
     held.set(member.id, (await member.call<PeerReport>({ call: "report" })).gpuBytes);
   }
   const result = await ring.generate({ prompt: text + question, maxNewTokens: answer.length + 8 });

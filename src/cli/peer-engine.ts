@@ -48,8 +48,8 @@ export function openEngine(options: EngineOptions): PeerEngine {
   let heard: HeardAnswer = { tokenIds: [], text: "" };
   const controller = new AbortController();
   const hear = (event: PeerEvent): void => {
-    if (event.type === "piece") {
-      if (heard.end) heard = { tokenIds: [], text: "" };
+    if (event.type === "run") heard = { tokenIds: [], text: "" };
+    else if (event.type === "piece") {
       heard.tokenIds.push(event.piece.tokenId);
       heard.text += event.piece.text;
     } else if (event.type === "end") heard.end = { stopReason: event.stopReason, message: event.message };
@@ -87,11 +87,11 @@ export function openEngine(options: EngineOptions): PeerEngine {
         case "ready":
           return peer.ready(request.count, controller.signal);
         case "generate":
-          heard = { tokenIds: [], text: "" };
           return runPeerJob(peer, request.model, request.job, options.onJobEvent, controller.signal);
         case "report":
           return report();
-        case "resetPeaks":
+        case "reset":
+          heard = { tokenIds: [], text: "" };
           if (device) ledgerOf(device).resetPeaks();
           return undefined;
         case "admit":

@@ -52,7 +52,7 @@ export interface PeerReport {
   isLeader: boolean;
   peers: readonly PeerStatus[];
   heard: HeardAnswer;
-  /** Bytes on the GPU by the device's ledger, and at most since {@link PeerCall} "resetPeaks". */
+  /** Bytes on the GPU by the device's ledger, and at most since {@link PeerCall} "reset". */
   gpuBytes: number;
   peakGpuBytes: number;
   /** Messages that the fault wrappers have spoilt or swallowed. */
@@ -74,7 +74,8 @@ export type PeerCall =
   | { call: "ready"; count: number }
   | { call: "generate"; job: PeerJob; model: string }
   | { call: "report" }
-  | { call: "resetPeaks" }
+  /** Peaks of memory start anew, and what was heard is forgotten. */
+  | { call: "reset" }
   | { call: "admit" | "remove"; peerId: string }
   | { call: "fault"; fault: SelfFault }
   | { call: "leave" };

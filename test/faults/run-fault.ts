@@ -154,6 +154,7 @@ export async function runFault(ring: PeerRing, watch: Watch, fault: Fault, task:
   const startMs = performance.now();
   const failures: string[] = [];
   watch.clear();
+  for (const member of ring.members) if (!member.isGone) await member.call({ call: "reset" });
   const before = await reportsOf(ring.members);
   const leader = await ring.leader();
   const victim = await memberOfRank(ring, fault.victim);
