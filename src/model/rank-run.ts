@@ -80,6 +80,7 @@ class OpenRank implements RankRun {
   private readonly released = new AbortController();
   /** Aborts when the run is released, the model destroyed or the device lost. */
   private readonly life: AbortSignal;
+  private readonly signals = new WeakMap<AbortSignal, AbortSignal>();
   /** The operation in progress. */
   private current: string | undefined;
   private activations: Activations | undefined;
@@ -207,7 +208,7 @@ class OpenRank implements RankRun {
     work: (signal: AbortSignal) => Promise<T>,
   ): Promise<T> {
     this.expectIdle(name);
-    const signal = userSignal ? AbortSignal.any([userSignal, this.life]) : this.life;
+    const signal = userSignal ? this.signalWith(userSignal) : this.life;
     signal.throwIfAborted();
     this.current = name;
     const { cache } = this.parts;
@@ -224,6 +225,13 @@ class OpenRank implements RankRun {
       this.current = undefined;
       if (this.released.signal.aborted) this.giveBack();
     }
+  }
+
+  /** Made once per signal, for every layer of every token asks: in Node 20 what `any` makes is never quite forgotten. */
+  private signalWith(userSignal: AbortSignal): AbortSignal {
+    let signal = this.signals.get(userSignal);
+    if (!signal) this.signals.set(userSignal, (signal = AbortSignal.any([userSignal, this.life])));
+    return signal;
   }
 
   private expectIdle(name: string): void {
