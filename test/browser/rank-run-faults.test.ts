@@ -9,7 +9,7 @@ import type { RingLayout } from "../../src/ring/types.ts";
 import { randomModel, testDevice } from "./model-fixtures.ts";
 import { RankRing } from "./rank-ring.ts";
 
-const ROUNDS = 12;
+const ROUNDS = 8;
 const NEW_TOKENS = 5;
 const layouts: RingLayout[] = ["contiguous", "zigzag", "striped"];
 
