@@ -87,6 +87,27 @@ const explanations: Record<string, (message: string) => Explanation> = {
     what: `Browsers offer WebGPU only over https or on localhost, and this page came from ${origin}.`,
     todo: "Open it over https, or on the machine itself as http://localhost.",
   }),
+  RoomError: (message) => ({
+    title: "The ring could not be entered",
+    what: sentence(message),
+    todo: "Ask for the link again and open it whole, while the page that made it is still open.",
+  }),
+  PeerError: (message) => ({
+    title: "The ring of peers could not go on",
+    what: sentence(message),
+    todo: "Your text and settings are still here. Run again with the peers that are left, or leave the ring and run alone.",
+  }),
+  LinkError: (message) => ({
+    title: "The connection to a peer broke",
+    what: sentence(message),
+    todo: "Run again: the ring goes on with the peers that are left.",
+    action: "retry",
+  }),
+  OutOfRingError: (message) => ({
+    title: "This machine is out of the ring",
+    what: sentence(message),
+    todo: "The ring goes on without it. Whoever leads it can let it in again by a new link.",
+  }),
   EngineStartError: (message) => ({
     title: "The engine did not start",
     what: sentence(message),

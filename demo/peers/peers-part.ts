@@ -254,6 +254,11 @@ export class PeersPart implements PeersHook {
   private tell(event: PeerEvent): void {
     const nowMs = performance.now();
     if (!this.room && event.type !== "load") return;
+    if (event.type === "closed") {
+      this.exit(event.reason);
+      this.session.tell({ name: "OutOfRingError", message: event.reason });
+      return;
+    }
     this.story.tell(event, nowMs);
     if (event.type !== "peers" && event.type !== "piece" && event.type !== "load") {
       this.peerEvents.push({ timeMs: nowMs, event });

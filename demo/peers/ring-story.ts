@@ -96,7 +96,7 @@ export class RingStory {
         return;
       case "joined":
         this.answered(event.peerId);
-        this.say(nowMs, `${event.name} has joined.`, "good");
+        this.say(nowMs, `${event.name} is here, and gets ready.`);
         return;
       case "left":
         this.left(event, nowMs);
@@ -106,14 +106,18 @@ export class RingStory {
         this.say(nowMs, `${event.name} has been silent for a second.`, "bad");
         return;
       case "epoch":
+        // Of one who went the log has spoken already, and with more in it.
+        if (
+          !(event.ranks.length < this.ranks.length && this.lines.slice(-3).some(({ text }) => / has left\b/.test(text)))
+        )
+          this.say(nowMs, event.message, event.ranks.length > this.ranks.length && this.epoch > 0 ? "good" : "plain");
         this.epoch = event.epoch;
         this.ranks = event.ranks;
-        this.say(nowMs, event.message);
         return;
       case "recovering": {
         const { doneTokens, totalTokens } = event;
         this.recovering = { doneTokens, totalTokens };
-        const text = `${clause(event.message)}: ${formatCount(doneTokens)} of ${formatCount(totalTokens)} tokens.`;
+        const text = `${clause(event.message)} (${formatCount(doneTokens)} of ${formatCount(totalTokens)} done).`;
         if (this.recoveryLine) this.recoveryLine.text = text;
         else this.recoveryLine = this.say(nowMs, text, "bad");
         return;

@@ -71,10 +71,11 @@ export class FiguresView {
 function describePeerRun(ring: PeerGenerateStatistics["ring"]): string {
   const { rotations, wireDtype, epochs, recoveredTokens, recoveryMs, overlap } = ring;
   const sentences: string[] = [];
-  const passes = (count: number) => `${formatCount(count)} ${count === 1 ? "pass" : "passes"}`;
-  if (rotations.keyValue + rotations.query > 0 && ring.worldSize > 1)
+  const chunks = rotations.keyValue + rotations.query;
+  if (ring.worldSize > 1 && rotations.query === 0) sentences.push(`K/V blocks travelled, as ${wireDtype}.`);
+  else if (ring.worldSize > 1)
     sentences.push(
-      `K/V blocks travelled in ${passes(rotations.keyValue)}, queries in ${passes(rotations.query)}, as ${wireDtype}.`,
+      `K/V blocks travelled for ${formatCount(rotations.keyValue)} of ${formatCount(chunks)} chunks of the text, as ${wireDtype}; queries, being fewer bytes, for the others.`,
     );
   if (overlap) sentences.push(overlap);
   if (epochs > 1) sentences.push(`The ring was formed ${formatCount(epochs)} times, since peers came or went.`);

@@ -3,7 +3,7 @@
  * when they are computed; they are replayed at a speed that eyes can follow, and those that come meanwhile are left out.
  */
 
-import type { Rotation } from "../../src/index.ts";
+import type { RankStep, Rotation } from "../../src/index.ts";
 import { byId, html, isMotionReduced, rankColor, svg } from "../dom.ts";
 import type { PeerTurn } from "../peers/peer-protocol.ts";
 import type { RingTurn } from "../protocol.ts";
@@ -44,6 +44,11 @@ interface RankShapes {
   node: SVGGElement;
   block: SVGGElement;
   link: SVGLineElement;
+}
+
+/** Whose block, or whose queries where those travel, a rank meets in a step. */
+export function ownerOf(step: RingTurn["steps"][number] & Partial<RankStep>): number {
+  return step.rotation === "query" ? (step.queryRank ?? step.rank) : step.kvRank;
 }
 
 const computeMs = (turn: RingTurn): number => turn.steps.reduce((sum, step) => sum + step.computeMs, 0);
@@ -256,7 +261,7 @@ export class RingView {
       if (met.isSkipped) skipped++;
       // In step s a block has moved s ranks on from its owner; it comes from the rank before. Queries move the same way.
       const from = step === 0 ? met.rank : met.rank - 1;
-      const traveller = this.rotation === "query" ? (met.rank - step + this.worldSize) % this.worldSize : met.kvRank;
+      const traveller = ownerOf(met);
       this.moveBlock(traveller, from + (step === 0 ? 0 : eased));
       const shapes = this.ranks[traveller];
       if (shapes) shapes.block.dataset.skipped = String(met.isSkipped);

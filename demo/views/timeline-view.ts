@@ -2,6 +2,7 @@
 import { byId, rankColor } from "../dom.ts";
 import { formatMs } from "../format.ts";
 import type { RingTurn } from "../protocol.ts";
+import { ownerOf } from "./ring-view.ts";
 
 type Step = RingTurn["steps"][number];
 
@@ -127,7 +128,7 @@ export class TimelineView {
     context.fillStyle = this.color("var(--compute)");
     context.fillRect(arrival, y, computeWidth, inner - strip);
     if (strip > 0) {
-      context.fillStyle = this.color(rankColor(step.kvRank, this.worldSize));
+      context.fillStyle = this.color(rankColor(ownerOf(step), this.worldSize));
       context.fillRect(arrival, y + inner - strip, computeWidth, strip);
     }
   }

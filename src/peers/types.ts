@@ -66,7 +66,9 @@ export type PeerEvent =
   | { type: "run"; promptTokens: number; promptTail: string }
   /** The answer as it grows, on every peer. */
   | { type: "piece"; piece: GeneratedPiece }
-  | { type: "end"; stopReason: GenerateStatistics["stopReason"] | "failed"; message: string };
+  | { type: "end"; stopReason: GenerateStatistics["stopReason"] | "failed"; message: string }
+  /** The last event of a peer that is out of the ring without having left: turned away, removed, another model. */
+  | { type: "closed"; reason: string };
 
 /** One rank of a run over peers. */
 export interface PeerRankStatistics extends RankStatistics {

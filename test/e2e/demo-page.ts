@@ -8,7 +8,7 @@ import { type StaticServer, serve } from "../../src/cli/server.ts";
 /** A browser and a server for one test file. */
 export interface DemoHost {
   browser: Browser;
-  /** Opens the page with URL parameters. Errors that nothing caught end up in `errors`. */
+  /** Opens the page with URL parameters, at its fragment ("#..."), or another address of it altogether. Errors that nothing caught end up in `errors`. */
   open(query?: string, prepare?: (page: Page) => Promise<unknown>): Promise<Page>;
   errors: string[];
   url: string;
@@ -29,7 +29,9 @@ export async function startDemo(): Promise<DemoHost> {
       page.on("pageerror", (error) => errors.push(String(error)));
       await page.setViewport({ width: 1280, height: 900 });
       await prepare?.(page);
-      await page.goto(`${server.url}?${query}`);
+      await page.goto(
+        query.startsWith("http") ? query : query.startsWith("#") ? server.url + query : `${server.url}?${query}`,
+      );
       await page.waitForFunction("window.ringwiseDemo !== undefined");
       return page;
     },
