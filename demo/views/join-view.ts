@@ -31,7 +31,6 @@ export class JoinView {
     byId("peers-intro").hidden = true;
     byId("join-fields").append(byId("self-fields"));
     byId("self-fields").classList.remove("pair");
-    document.documentElement.dataset.role = "peer";
     this.outside("Join a ring", this.invited, "Join the ring");
   }
 
@@ -51,6 +50,7 @@ export class JoinView {
   /** The button was pressed. */
   joining(): void {
     const hadFocus = document.activeElement === this.button;
+    document.documentElement.dataset.role = "peer";
     this.button.hidden = true;
     this.leave.hidden = false;
     this.leave.textContent = "Cancel";
@@ -62,6 +62,8 @@ export class JoinView {
   /** Not in any ring: it was left, it is gone, or the link leads nowhere. */
   outside(heading: string, text: string, button = "Join again"): void {
     const hadFocus = this.leave === document.activeElement;
+    // One that was in a ring keeps what it saw there.
+    if (document.documentElement.dataset.role !== "peer") document.documentElement.dataset.role = "outside";
     byId("join-heading").textContent = heading;
     this.text.textContent = text;
     this.button.hidden = false;
