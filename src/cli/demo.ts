@@ -4,6 +4,7 @@ import { dirname, resolve } from "node:path";
 import { Command, Option } from "commander";
 import type { Page } from "puppeteer-core";
 import type { GenerateStatistics } from "../index.ts";
+import { selfSignedCertificate } from "./certificate.ts";
 import { launchChrome } from "./chrome.ts";
 import { JobError, UsageError } from "./errors.ts";
 import { integer } from "./parse.ts";
@@ -140,34 +141,47 @@ function readPem(flag: string, file: string): Buffer {
 }
 
 /** Who may come, and by http or https. @throws {UsageError} */
-function serveOptions({ lan, cert, key }: DemoFlags): ServeOptions {
+async function serveOptions({ lan, cert, key }: DemoFlags, terminal: Terminal): Promise<ServeOptions> {
   if ((cert === undefined) !== (key === undefined))
     throw new UsageError("demo: expected --cert and --key together, got one of them");
-  const tls = cert !== undefined && key !== undefined;
-  return {
-    ...(lan ? { host: "0.0.0.0" } : {}),
-    ...(tls ? { tls: { cert: readPem("cert", cert), key: readPem("key", key) } } : {}),
-  };
+  const host = lan ? { host: "0.0.0.0" } : {};
+  if (cert !== undefined && key !== undefined)
+    return { ...host, tls: { cert: readPem("cert", cert), key: readPem("key", key) } };
+  if (!lan) return host;
+  try {
+    return { ...host, tls: await selfSignedCertificate() };
+  } catch (error) {
+    terminal.log((error as Error).message);
+    return host;
+  }
 }
 
 /** Says where the page is, and what other machines need to know. */
-function announce(server: StaticServer, terminal: Terminal): void {
+function announce(server: StaticServer, { lan, cert }: DemoFlags, terminal: Terminal): void {
   terminal.log(`Ringwise is served at ${server.url}`);
-  if (server.lanUrls.length === 0) return;
+  if (!lan) return;
   terminal.log(`On this network: ${server.lanUrls.join(" ")}`);
   if (server.url.startsWith("http:"))
     terminal.log(
       "Browsers give WebGPU to https and to localhost only. On other machines join with: ringwise peer --join LINK (or serve by https, with --cert and --key).",
     );
+  else if (cert === undefined)
+    terminal.log(
+      "Its certificate was made just now and nobody vouches for it: browsers ask once whether to go on. What peers say to each other is secured by the invitation itself. With --cert and --key (from mkcert, say) nothing is asked.",
+    );
 }
 
 async function demo(flags: DemoFlags): Promise<void> {
   const terminal = openTerminal(flags.json === true);
-  const server = await serve([{ path: "/", folder: builtFolder("demo") }], flags.port, serveOptions(flags));
+  const server = await serve(
+    [{ path: "/", folder: builtFolder("demo") }],
+    flags.port,
+    await serveOptions(flags, terminal),
+  );
   try {
     if (flags.headless || (flags.open && !hasDisplay() && !flags.lan))
       return await driveHeadless(server.url, flags, terminal);
-    announce(server, terminal);
+    announce(server, flags, terminal);
     if (flags.json) terminal.result({ url: server.url, lanUrls: server.lanUrls }, "");
     // The invitation points at the address that the page has: others cannot come to "localhost".
     if (flags.open && hasDisplay()) return await openWindow(server.lanUrls[0] ?? server.url, terminal);
@@ -184,7 +198,7 @@ export function demoCommand(): Command {
     .option("--port <n>", "port on localhost; 0: any free one", integer(0, 65_535), 0)
     .option("--headless", "run the default text in headless Chrome, print the answer, write a screenshot")
     .option("--no-open", "serve only")
-    .option("--lan", "let other machines of this network open the page and join its ring")
+    .option("--lan", "let other machines of this network open the page and join its ring (by https)")
     .option("--cert <file>", "serve by https: the certificate (PEM)")
     .option("--key <file>", "serve by https: the certificate's key (PEM)")
     .option("--screenshot <file>", "headless: where the screenshot goes", "out/ringwise-demo.png")

@@ -68,14 +68,20 @@ const HEADERS = {
 
 const LOOPBACK = "127.0.0.1";
 
-/** The machine's own names and addresses, as a Host header writes them. */
-function ownHosts(): Set<string> {
-  const addresses = Object.values(networkInterfaces()).flatMap((list) => list ?? []);
+/** The machine's own names and addresses. */
+export function ownAddresses(): { names: string[]; addresses: string[] } {
   const name = hostname().toLowerCase();
-  return new Set([name, `${name}.local`, ...addresses.map(({ address }) => bracketed(address.split("%")[0]!))]);
+  const interfaces = Object.values(networkInterfaces()).flatMap((list) => list ?? []);
+  // A link-local address carries its interface behind a %.
+  const addresses = interfaces.map(({ address }) => address.split("%")[0]!);
+  return { names: name.includes(".") ? [name] : [name, `${name}.local`], addresses: [...new Set(addresses)] };
 }
 
-const bracketed = (address: string) => (isIPv6(address) ? `[${address}]` : address);
+/** The same as a Host header writes them. */
+function ownHosts(): Set<string> {
+  const { names, addresses } = ownAddresses();
+  return new Set([...names, ...addresses.map((address) => (isIPv6(address) ? `[${address}]` : address))]);
+}
 
 /**
  * A page elsewhere that has its name point at this machine must not read local folders through us: only names that are ours
