@@ -103,15 +103,21 @@ export class Replicas {
   /**
    * At a roll call: the kept tokens of a neighbour that is not in the ring any more become this rank's own, as far as there is room.
    * @param run Not busy.
-   * @param memberIds The ranks of the epoch that begins.
-   * @param room Tokens that this rank can still take.
+   * @param epoch The one that begins.
+   * @param capacity Tokens that this rank has memory for.
    * @returns how many.
    */
-  async takeOver(run: RankRun, memberIds: readonly string[], room: number, signal: AbortSignal): Promise<number> {
+  async takeOver(
+    run: RankRun,
+    { ranks }: Pick<Epoch, "ranks">,
+    capacity: number,
+    signal: AbortSignal,
+  ): Promise<number> {
     const { store, ownerId } = this;
-    if (!store || ownerId === undefined || memberIds.includes(ownerId)) return 0;
+    if (!store || ownerId === undefined || ranks.some(({ id }) => id === ownerId)) return 0;
     const spare = differenceOf(store.ranges, run.held);
-    const tokens = pickRanges(spare, 0, 1, Math.min(tokenCount(spare), Math.max(0, Math.floor(room))));
+    const room = Math.max(0, Math.floor(capacity) - tokenCount(run.held));
+    const tokens = pickRanges(spare, 0, 1, Math.min(tokenCount(spare), room));
     this.store = undefined;
     this.ownerId = undefined;
     try {

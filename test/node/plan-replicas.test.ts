@@ -91,6 +91,8 @@ class HoldingRank {
   }
 }
 
+const members = (...ids: string[]) => ({ ranks: ids.map((id, seat) => ({ id, seat })) });
+
 /** Ranks with links between each two. */
 class Ring {
   readonly ranks: HoldingRank[];
@@ -184,7 +186,7 @@ describe("replicas of a ring", () => {
     const signal = new AbortController().signal;
     for (const i of [0, 2]) replicas[i]!.interrupt();
     const counts = await Promise.all(
-      [0, 2].map((i) => replicas[i]!.takeOver(ranks[i] as unknown as RankRun, ["a", "c"], 5000, signal)),
+      [0, 2].map((i) => replicas[i]!.takeOver(ranks[i] as unknown as RankRun, members("a", "c"), 5000, signal)),
     );
     expect(counts).toEqual([0, 1100]);
     expect(isSameSet(before, unionOf(ranks[0]!.held, ranks[2]!.held))).toBe(true);
@@ -220,9 +222,9 @@ describe("replicas of a ring", () => {
     await until(() => ring!.replicas[1]!.tokens === 100);
     ring.leave("a");
     const run = ring.ranks[1] as unknown as RankRun;
-    expect(await ring.replicas[1]!.takeOver(run, ["b"], 30, new AbortController().signal)).toBe(30);
+    expect(await ring.replicas[1]!.takeOver(run, members("b"), 30, new AbortController().signal)).toBe(30);
     expect(tokenCount(differenceOf([{ start: 0, stride: 2, count: 100 }], run.held))).toBe(70);
-    expect(await ring.replicas[1]!.takeOver(run, ["b"], 30, new AbortController().signal)).toBe(0);
+    expect(await ring.replicas[1]!.takeOver(run, members("b"), 30, new AbortController().signal)).toBe(0);
   });
 
   it("are given to the neighbour alone, in bounds; broken questions are told on", async () => {
