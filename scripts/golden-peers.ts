@@ -3,7 +3,8 @@
  * workers, tabs, separate browsers and tab + Node, in every layout, f32 on the wire. Prints a table, writes
  * bench/results/golden-peers.json after every cell, ends with 1 where one differs.
  *
- *     [--peers 2,3,5] [--links worker,tab,browser,webrtc,node] [--layouts contiguous,zigzag,striped] [--tokens 200] [--resume]
+ *     [--peers 2,3,5] [--links worker,tab,browser,webrtc,node] [--layouts contiguous,zigzag,striped] [--from prefill,decode]
+ *     [--tokens 200] [--resume]
  */
 import { existsSync, mkdirSync, readFileSync, writeFileSync } from "node:fs";
 import { dirname, join } from "node:path";
@@ -19,6 +20,7 @@ const { values } = parseArgs({
     peers: { type: "string", default: "2,3,5" },
     links: { type: "string", default: "worker,tab,browser,node" },
     layouts: { type: "string", default: "contiguous,zigzag,striped" },
+    from: { type: "string", default: "prefill,decode" },
     tokens: { type: "string", default: "200" },
     resume: { type: "boolean", default: false },
     verbose: { type: "boolean", default: false },
@@ -51,7 +53,7 @@ mkdirSync(dirname(file), { recursive: true });
 for (const link of values.links.split(",") as RingLink[])
   for (const peers of values.peers.split(",").map(Number)) {
     const open = (values.layouts.split(",") as RingLayout[]).flatMap((layout) =>
-      (["decode", "prefill"] as const)
+      (values.from.split(",") as Cell["from"][])
         .map((from) => ({ link, peers, layout, from }))
         .filter((cell) => !done.has(nameOf(cell))),
     );
