@@ -25,12 +25,12 @@ export function describeReach({ hostname, isSecure }: PageOrigin): Reach {
   if (LOOPBACK.test(hostname))
     return {
       kind: "this-machine",
-      text: "This page has an address that only this computer knows, so the link works in its own tabs and browsers. For other machines, serve it by https: ringwise demo --lan --cert FILE --key FILE",
+      text: "This page has an address that only this computer knows, so the link works in its own tabs and browsers. To let other machines in, start it with: ringwise demo --lan",
     };
   if (!isSecure)
     return {
       kind: "insecure",
-      text: "This page did not come over https, and other machines’ browsers give such a page no WebGPU. Those with Ringwise installed can come in with: ringwise peer --join LINK. For browsers, serve it by https: ringwise demo --lan --cert FILE --key FILE",
+      text: "This page did not come over https, and other machines’ browsers give such a page no WebGPU. Start it with: ringwise demo --lan. Machines with Ringwise installed can come in as it is: ringwise peer --join LINK",
     };
   if (LOCAL_NETWORK.test(hostname))
     return { kind: "network", text: "Works for machines and phones on the same network as this one." };
