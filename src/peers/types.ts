@@ -67,7 +67,7 @@ export type PeerEvent =
   /** The answer as it grows, on every peer. */
   | { type: "piece"; piece: GeneratedPiece }
   | { type: "end"; stopReason: GenerateStatistics["stopReason"] | "failed"; message: string }
-  /** The last event of a peer that is out of the ring without having left: turned away, removed, another model. */
+  /** The last event of a peer: it has left, or is out of the ring for another reason (turned away, removed, another model). */
   | { type: "closed"; reason: string };
 
 /** One rank of a run over peers. */
