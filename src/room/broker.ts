@@ -65,7 +65,9 @@ export function createBroker(locks: LockManager | undefined): Broker {
     const { roomId, peerId, has } = request;
     if (typeof roomId !== "string" || !ID.test(roomId) || typeof peerId !== "string" || !ID.test(peerId)) return;
     if (tabs.has(port) || tabs.size >= MAX_TABS) return;
-    for (const other of [...tabs.values()]) if (other.roomId === roomId && other.peerId === peerId) remove(other);
+    // The same tab again, over a new port: nobody has gone.
+    for (const other of [...tabs.values()])
+      if (other.roomId === roomId && other.peerId === peerId) tabs.delete(other.port);
     const tab: Tab = { roomId, peerId, port };
     tabs.set(port, tab);
     // Granted when the tab holds it no longer.

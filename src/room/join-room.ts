@@ -10,6 +10,8 @@ import type { Room, RoomOptions, WireSource } from "./types.ts";
 import { createWebRtcPeers } from "./webrtc-peers.ts";
 
 const DEFAULT_MAX_PEERS = 63;
+/** A guest who has met nobody for this long is told so. */
+const LONELY_MS = 10_000;
 
 /** The relay of the server that the page comes from. */
 function ownRelay(pageUrl: string): string {
@@ -122,6 +124,13 @@ export async function joinRoom(options: RoomOptions): Promise<Room> {
     webRtc.signalling = signalling;
   } else options.onSignalling?.("open", "Meeting tabs of this browser.");
 
+  const lonely = setTimeout(() => {
+    if (counted.size === 0 && options.invitation !== undefined)
+      options.onSignalling?.(
+        "open",
+        "Nobody answers in this room yet. Is the page of whoever invited you still open, and is this the invitation they sent last?",
+      );
+  }, LONELY_MS);
   return {
     selfId,
     invitation: options.invitation === undefined ? text : formatInvitation(invitation),
@@ -139,6 +148,7 @@ export async function joinRoom(options: RoomOptions): Promise<Room> {
     leave() {
       if (hasLeft) return;
       hasLeft = true;
+      clearTimeout(lonely);
       tabs?.leave();
       webRtc.leave();
       signalling?.leave();

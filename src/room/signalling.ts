@@ -128,6 +128,14 @@ async function relayStrategy(
   };
 }
 
+/** trystero's reasons, for people. */
+function sentenceOf(error: string): string {
+  if (error.includes("after exchanging SDP"))
+    return "A peer was found, but no direct connection to it came about: its network may need a STUN or TURN server (option iceServers).";
+  if (error.includes("password")) return "Someone without this room's secret tried to come in.";
+  return `A connection failed on its way in: ${error}`;
+}
+
 /**
  * Joins a room's signalling.
  * @throws {RoomError} where the strategy's package is missing.
@@ -159,9 +167,10 @@ export async function enterSignalling(
   const doors = new Set<string>();
   const timers = new Set<ReturnType<typeof setTimeout>>();
   const room: TrysteroRoom = strategy.join(config, keys.roomId, {
-    onJoinError: ({ error }) => events.onRefused(`A connection failed on its way in: ${error}`),
+    onJoinError: ({ error }) => events.onRefused(sentenceOf(error)),
+    // Over Nostr nobody is held back before this point.
     onPeerHandshake: async (peerId) => {
-      if (gate.isBanned(peerId)) throw new Error("banned");
+      if (!gate.lets(peerId)) throw new Error("not let in");
     },
   });
   const action = room.makeAction<string>("ringwise");

@@ -12,6 +12,8 @@ import type { WireSource } from "./types.ts";
 const JOIN_MS = 2_000;
 const PROOF_MS = 5_000;
 const PING_MS = 2_000;
+/** A broker that lets a ping wait for this long is gone. */
+const PONG_MS = 5_000;
 
 /** What is needed, and what is told. */
 export interface TabPeersOptions {
@@ -55,7 +57,8 @@ export async function joinTabs(
   const peers = new Map<string, TabPeer>();
   let broker: MessagePort | undefined;
   let hasLeft = false;
-  let lastPongMs = 0;
+  /** When the ping went out that is not answered yet. Timers of hidden tabs may be a minute apart, so pauses mean nothing. */
+  let pingMs: number | undefined;
   let pingTimer: ReturnType<typeof setInterval> | undefined;
   const life = new AbortController();
   let releaseLife: (() => void) | undefined;
@@ -148,7 +151,7 @@ export async function joinTabs(
       const { port } = worker;
       broker = port;
       port.onmessage = ({ data }: MessageEvent<BrokerMessage>) => {
-        lastPongMs = performance.now();
+        pingMs = undefined;
         if (data.type === "joined") {
           clearTimeout(timer);
           for (const peerId of data.peerIds) onTabs(peerId, true);
@@ -159,7 +162,7 @@ export async function joinTabs(
         } else if (data.type === "gone") lose(data.peerId, "its tab was closed", true);
       };
       port.start();
-      lastPongMs = performance.now();
+      pingMs = undefined;
       ask({ type: "join", roomId: keys.roomId, peerId: selfId, has: [...peers.keys()] });
     });
   }
@@ -179,8 +182,10 @@ export async function joinTabs(
   const isAvailable = await connect();
   if (isAvailable)
     pingTimer = setInterval(() => {
-      if (performance.now() - lastPongMs > 2.5 * PING_MS) void connect();
-      else ask({ type: "ping" });
+      if (pingMs === undefined) {
+        pingMs = performance.now();
+        ask({ type: "ping" });
+      } else if (performance.now() - pingMs > PONG_MS) void connect();
     }, PING_MS);
 
   return {

@@ -14,6 +14,8 @@ import type { WireSource } from "./types.ts";
 const PROOF_MS = 8_000;
 /** Two renewals are at least this far apart, whoever asks. */
 const RENEW_PAUSE_MS = 700;
+/** Two offers that are answered are at least this far apart. */
+const OFFER_PAUSE_MS = 150;
 /** A door over which a renewal got no answer for this long is dead: it is found again through signalling. */
 const DOOR_ANSWER_MS = 1_000;
 /** How long a peer may be without door and lanes before it counts as gone. */
@@ -39,6 +41,8 @@ interface Peer {
   lanes: Lanes | undefined;
   attempt: number;
   renewedMs: number;
+  /** When its latest offer was answered. */
+  offeredMs: number;
   doorTimer: ReturnType<typeof setTimeout> | undefined;
   lostTimer: ReturnType<typeof setTimeout> | undefined;
 }
@@ -239,10 +243,11 @@ export function createWebRtcPeers(options: WebRtcPeersOptions): WebRtcPeers {
       return;
     }
     if (selfId < peer.id) throw new RoomError("lanes: an offer came from the peer whose part is to answer");
-    if (lanes.attempt <= peer.attempt) return;
+    // Each offer costs connections: none that follows on another's heels.
+    if (lanes.attempt <= peer.attempt || performance.now() - peer.offeredMs < OFFER_PAUSE_MS) return;
     clearTimeout(peer.doorTimer);
     peer.attempt = lanes.attempt;
-    peer.renewedMs = performance.now();
+    peer.offeredMs = peer.renewedMs = performance.now();
     takeLanes(peer, answerLanes(hostFor(peer), lanes));
   }
 
@@ -257,6 +262,7 @@ export function createWebRtcPeers(options: WebRtcPeersOptions): WebRtcPeers {
           lanes: undefined,
           attempt: 0,
           renewedMs: Number.NEGATIVE_INFINITY,
+          offeredMs: Number.NEGATIVE_INFINITY,
           doorTimer: undefined,
           lostTimer: undefined,
         },
@@ -264,7 +270,7 @@ export function createWebRtcPeers(options: WebRtcPeersOptions): WebRtcPeers {
       peer.door++;
       peer.hasDoor = true;
       peer.isProven = false;
-      peer.renewedMs = Number.NEGATIVE_INFINITY;
+      peer.renewedMs = peer.offeredMs = Number.NEGATIVE_INFINITY;
       peer.inbox.length = 0;
       // The other page may count its offers from one again.
       if (selfId > peerId) peer.attempt = 0;

@@ -166,6 +166,26 @@ describe("tabs of one browser", () => {
     close(a, b);
   });
 
+  it("stay in when they come to the broker anew, and are not introduced twice", async () => {
+    const { locks, free } = fakeLocks();
+    const { open, broker } = browser(createBroker(locks));
+    const keys = await keysOf(1);
+    const [a, b] = [await open("a", keys), await open("b", keys)];
+    await until(() => a.wires.size === 1 && b.wires.size === 1, "they have met");
+    const { port1, port2 } = new MessageChannel();
+    broker.connect(port2);
+    const heard: unknown[] = [];
+    port1.onmessage = ({ data }) => heard.push(data);
+    port1.postMessage({ type: "join", roomId: keys.roomId, peerId: "b", has: ["a"] });
+    await until(() => heard.length === 1, "the broker answers");
+    expect(heard).toEqual([{ type: "joined", peerIds: ["a"] }]);
+    expect([broker.tabCount, a.left, a.wireCounts.get("b")]).toEqual([2, [], 1]);
+    free(`ringwise ${keys.roomId} b`);
+    await until(() => a.left.length === 1, "its end is noticed over the new port too");
+    port1.close();
+    close(a, b);
+  });
+
   it("leave nothing behind after a hundred joins and leaves", async () => {
     const { open, broker } = browser();
     const keys = await keysOf(1);
