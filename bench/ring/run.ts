@@ -10,6 +10,8 @@ const RATIOS = [0.8, 2];
 /** What is measured. */
 export interface RingBenchJob {
   worldSizes: readonly number[];
+  /** Default: both. */
+  clocks?: readonly OverlapRow["clock"][];
   /** Passes of each case in real time, of which the fastest counts. */
   repeats: number;
   /** For the rows with real kernels; left out where there is none. */
@@ -36,7 +38,7 @@ const SCALING: readonly (readonly number[])[] = [
 export async function runRingBench(job: RingBenchJob, log: (line: string) => void): Promise<RingBenchResult> {
   const overlap: OverlapRow[] = [];
   const scaling: ScalingRow[] = [];
-  for (const clock of ["virtual", "real"] as const)
+  for (const clock of job.clocks ?? (["virtual", "real"] as const))
     for (const worldSize of job.worldSizes)
       for (const layout of LAYOUTS)
         for (const isCausal of [false, true])
