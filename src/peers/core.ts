@@ -18,6 +18,7 @@ import { DROP_MS, type Member, Members } from "./members.ts";
 import { type PeerMessage, PROTOCOL, type RunInfo } from "./messages.ts";
 import type { OpPlace } from "./op-forward.ts";
 import { RankWork } from "./rank-work.ts";
+import { Replicas } from "./replicas.ts";
 import type { PeerEvent, PeerModelDescription, PeerState, PeerStatus } from "./types.ts";
 import { createWeightsExchange, type WeightsExchange } from "./weights-exchange.ts";
 
@@ -53,6 +54,7 @@ export class PeerCore {
   readonly engine: Engine;
   readonly work: RankWork;
   readonly weights: WeightsExchange;
+  readonly replicas: Replicas;
   readonly follower: Follower;
   admitAll: boolean;
   /** The part of the leader, while it is this peer's. */
@@ -78,6 +80,8 @@ export class PeerCore {
   private askedMs = Number.NEGATIVE_INFINITY;
   private leaderHeardMs: number;
   private leftBehindMs: number | undefined;
+  /** Ranks of the epoch that have left it to begin anew. */
+  private readonly beganAnew = new Set<string>();
   private isDirty = true;
   private readonly watchers = new Set<() => void>();
 
@@ -86,17 +90,19 @@ export class PeerCore {
     this.clock = options.clock;
     this.admitAll = options.admitAll;
     this.leaderHeardMs = this.clock.now();
-    this.weights = createWeightsExchange({
-      linkOf: (id) => {
-        const member = this.members.get(id);
-        return member?.isReachable && !member.link.isClosed ? member.link : undefined;
-      },
-      leaderId: () => this.leaderId,
-      onBroken: (id, reason) => {
-        const member = this.members.get(id);
-        if (member) this.members.gone(member, `broke the protocol: ${reason}`);
-      },
-      clock: this.clock,
+    const linkOf = (id: string) => {
+      const member = this.members.get(id);
+      return member?.isReachable && !member.link.isClosed ? member.link : undefined;
+    };
+    const onBroken = (id: string, reason: string) => {
+      const member = this.members.get(id);
+      if (member) this.members.gone(member, `broke the protocol: ${reason}`);
+    };
+    this.weights = createWeightsExchange({ linkOf, onBroken, leaderId: () => this.leaderId, clock: this.clock });
+    this.replicas = new Replicas({
+      ...{ linkOf, onBroken },
+      work: (work) => this.work.run(work),
+      rank: () => this.engine.open?.rank,
     });
     this.engine = new Engine(
       options.engine,
@@ -114,6 +120,7 @@ export class PeerCore {
       onWeights: (member, raw) => {
         if (!this.leading || member.isAdmitted) this.weights.handle(member.link, raw);
       },
+      onReplicas: (member, raw) => this.replicas.handle(member.link, raw),
       onMessage: (member, message) => this.receive(member, message),
       onSuspected: (member) => {
         this.emit({ type: "suspected", peerId: member.id, name: this.nameOf(member.id) });
@@ -171,7 +178,9 @@ export class PeerCore {
     this.highestEpoch = Math.max(this.highestEpoch, epoch.number);
     this.leaderId = epoch.leaderId;
     this.leftBehindMs = undefined;
+    this.beganAnew.clear();
     this.work.interrupt(`epoch ${epoch.number} has begun: ${epoch.reason}`);
+    this.replicas.interrupt();
     for (const { id } of epoch.ranks) {
       const member = this.members.get(id);
       if (!member) continue;
@@ -211,6 +220,7 @@ export class PeerCore {
     answer.finish(end);
     this.emit({ type: "end", stopReason: end.stopReason, message: end.message });
     this.work.interrupt("the run is over");
+    this.replicas.clear();
     void this.work.run((rank) => rank.drop()).catch(() => {});
     if (this.epoch?.held) this.epoch.held = this.epoch.ranks.map(() => []);
     this.touch();
@@ -228,6 +238,7 @@ export class PeerCore {
     this.leaderHeardMs = this.clock.now();
     if (this.leaderId === this.id) this.leaderId = undefined;
     this.work.interrupt(reason);
+    this.replicas.clear();
     if (this.engine.isStarted) void this.work.run((rank) => rank.drop()).catch(() => {});
     for (const member of this.members.reachable) this.greet(member);
     this.touch();
@@ -295,30 +306,36 @@ export class PeerCore {
     if (this.closedReason !== undefined) return;
     switch (message.type) {
       case "hello":
-        if (message.protocol !== PROTOCOL)
-          return this.members.gone(
-            member,
-            `speaks version ${message.protocol} of the protocol, and this peer ${PROTOCOL}`,
-          );
+        if (message.protocol !== PROTOCOL) {
+          this.members.gone(member, `speaks version ${message.protocol} of the protocol, and this peer ${PROTOCOL}`);
+          return;
+        }
         member.hello = message;
-        return this.touch();
+        this.touch();
+        return;
       case "status":
-        return this.heardStatus(member, message);
+        this.heardStatus(member, message);
+        return;
       case "goodbye":
-        return this.members.gone(member, message.reason);
+        this.members.gone(member, message.reason);
+        return;
       case "stale":
         this.highestEpoch = Math.max(this.highestEpoch, message.epoch);
-        return this.leading?.stale(member, message.epoch);
+        this.leading?.stale(member, message.epoch);
+        return;
       case "ask":
       case "present":
       case "done":
       case "lost":
       case "stop":
-        return this.leading?.receive(member, message);
+        this.leading?.receive(member, message);
+        return;
       case "failed":
-        return this.leading?.receive(member, message);
+        this.leading?.receive(member, message);
+        return;
       default:
-        return this.follower.receive(member, message);
+        this.follower.receive(member, message);
+        return;
     }
   }
 
@@ -336,10 +353,16 @@ export class PeerCore {
         if (!known?.isReachable || known.status?.leaderId !== known.id || known.status.epoch <= status.epoch)
           this.leaderId = member.id;
       }
-      if (this.leading && status.epoch > this.acceptedEpoch)
-        return this.becomeFresh(`${this.nameOf(member.id)} leads a later epoch`);
+      if (this.leading && status.epoch > this.acceptedEpoch) {
+        this.becomeFresh(`${this.nameOf(member.id)} leads a later epoch`);
+        return;
+      }
     }
     if (this.epoch && status.leaderId !== undefined && status.epoch > this.acceptedEpoch) this.leftBehindMs ??= now;
+    if (this.epoch?.leaderId === member.id && status.leaderId !== member.id && !this.leading) {
+      this.beganAnew.add(member.id);
+      this.considerTakeover();
+    }
     this.leading?.look();
   }
 
@@ -386,7 +409,10 @@ export class PeerCore {
     }
     this.weights.closed(member.id);
     this.touch();
-    if (this.leading) return this.leading.memberLost(member, reason);
+    if (this.leading) {
+      this.leading.memberLost(member, reason);
+      return;
+    }
     if (!epoch || rank < 0) return;
     if (epoch.leaderId === member.id) this.considerTakeover();
     else if (member.goneReason === undefined) this.send(epoch.leaderId, { type: "lost", peerId: member.id });
@@ -395,11 +421,13 @@ export class PeerCore {
   /** The lowest rank that lives takes over. */
   private considerTakeover(): void {
     const { epoch } = this;
-    if (!epoch || this.leading || this.closedReason !== undefined || this.members.isReachable(epoch.leaderId)) return;
-    const first = epoch.ranks.find(({ id }) => id === this.id || this.members.isReachable(id));
+    if (!epoch || this.leading || this.closedReason !== undefined) return;
+    const isThere = (id: string) => this.members.isReachable(id) && !this.beganAnew.has(id);
+    if (isThere(epoch.leaderId)) return;
+    const first = epoch.ranks.find(({ id }) => id === this.id || isThere(id));
     if (first?.id !== this.id) return;
     const leader = this.members.get(epoch.leaderId);
-    const isSure = leader?.goneReason !== undefined;
+    const isSure = leader?.goneReason !== undefined || this.beganAnew.has(epoch.leaderId);
     if (!isSure && leader?.lostAtMs !== undefined && this.clock.now() - leader.lostAtMs < TAKEOVER_GRACE_MS) return;
     this.lead(`${this.nameOf(epoch.leaderId)} is gone.`);
   }
@@ -463,6 +491,7 @@ export class PeerCore {
     this.members.close(reason);
     this.engine.close(reason);
     this.touch();
+    this.options.onEvent({ type: "closed", reason });
   }
 
   // --- what is shown ---

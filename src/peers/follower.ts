@@ -9,6 +9,7 @@ import type { Member } from "./members.ts";
 import { type PeerMessage, TEXT_CHUNK } from "./messages.ts";
 import { answerOp } from "./op-decode.ts";
 import { forwardOp } from "./op-forward.ts";
+import { afterMove, moveOp } from "./op-move.ts";
 
 /** Ring steps go to those who watch at most so often. */
 const STEPS_MS = 100;
@@ -36,19 +37,22 @@ export class Follower {
     const isLeader = core.epoch?.leaderId === member.id && !core.leading;
     switch (message.type) {
       case "admit":
-        return this.admitted(member, message);
+        this.admitted(member, message);
+        return;
       case "refuse":
       case "removed":
         if (member.id === core.leaderId && !core.leading) this.turnedAway(member, message.reason);
         return;
       case "rollCall":
-        return this.rollCall(member, message);
+        this.rollCall(member, message);
+        return;
       case "dropped":
         core.highestEpoch = Math.max(core.highestEpoch, message.epoch);
         if (isLeader && message.epoch > core.acceptedEpoch) core.becomeFresh(message.reason);
         return;
       case "steps":
-        return core.emit({ ...message, rank: message.steps[0]?.rank ?? 0 });
+        core.emit({ ...message, rank: message.steps[0]?.rank ?? 0 });
+        return;
     }
     if (!isLeader) return;
     switch (message.type) {
@@ -56,11 +60,17 @@ export class Follower {
         if (core.answer?.info.id === message.run) this.text(core.answer, message);
         return;
       case "begin":
-        return this.begin(message);
+        this.begin(message);
+        return;
       case "forward":
-        return this.forward(message);
+        this.forward(message);
+        return;
       case "decode":
-        return this.decode(message);
+        this.decode(message);
+        return;
+      case "move":
+        this.move(message);
+        return;
       case "end": {
         const { answer } = core;
         if (answer?.info.id !== message.run) return;
@@ -76,7 +86,8 @@ export class Follower {
       case "prefill":
       case "recovering":
       case "recovered":
-        return core.emit(message);
+        core.emit(message);
+        return;
     }
   }
 
@@ -106,8 +117,10 @@ export class Follower {
     if (core.epoch || core.leading || member.id !== core.leaderId) return;
     core.admittedBy = member.id;
     member.isAdmitted = true;
-    if (core.model && core.model.fingerprint !== model.fingerprint)
-      return core.close(`it has another model (${core.model.name}) than the ring (${model.name})`);
+    if (core.model && core.model.fingerprint !== model.fingerprint) {
+      core.close(`it has another model (${core.model.name}) than the ring (${model.name})`);
+      return;
+    }
     core.stage = core.engine.open ? "ready" : "loading";
     core.engine.start(model);
     core.tellStatus();
@@ -130,8 +143,10 @@ export class Follower {
     const rank = message.ranks.findIndex(({ id }) => id === core.id);
     const ids = new Set(message.ranks.map(({ id }) => id));
     if (!mayLead || rank < 1 || message.ranks[0]?.id !== member.id || ids.size !== message.ranks.length) return;
-    if (message.epoch <= core.acceptedEpoch)
-      return core.send(member.id, { type: "stale", epoch: Math.max(core.acceptedEpoch, core.highestEpoch) });
+    if (message.epoch <= core.acceptedEpoch) {
+      core.send(member.id, { type: "stale", epoch: Math.max(core.acceptedEpoch, core.highestEpoch) });
+      return;
+    }
     if (!core.engine.isStarted) return;
     core.leading?.stop();
     core.leading = undefined;
@@ -154,8 +169,9 @@ export class Follower {
     if (answer?.end?.stopReason === "aborted") core.send(member.id, { type: "stop" });
     const epoch = core.epoch!;
     void core.work
-      .run(async (run) => {
+      .run(async (run, signal) => {
         if (!isKnown || message.isOver) await run.drop();
+        else await core.replicas.takeOver(run, epoch, core.capacityTokens, signal);
         return run.held;
       })
       .then(
@@ -167,6 +183,7 @@ export class Follower {
             epoch: number,
             held: [...held],
             capacityTokens: core.capacityTokens,
+            isKnown,
             textLength: answer?.ids.length ?? 0,
             tail: answer?.ids.slice(message.textLength, message.textLength + TEXT_CHUNK) ?? [],
             unreachable: ranks.map(({ id }) => id).filter((id) => id !== core.id && !core.members.isReachable(id)),
@@ -179,7 +196,7 @@ export class Follower {
 
   private begin({ epoch: number, held }: PeerMessage<"begin">): void {
     const { core } = this;
-    const { epoch } = core;
+    const { epoch, answer } = core;
     if (!epoch || epoch.number !== number || held.length !== epoch.ranks.length) return;
     epoch.held = held;
     const own = held[epoch.rank]!;
@@ -190,6 +207,7 @@ export class Follower {
         if (surplus.length > 0) await run.drop(surplus);
       })
       .catch((error) => this.fail(number, 0, error));
+    if (answer && !answer.end && answer.info.replicas > 0) core.replicas.opened(epoch);
     core.touch();
   }
 
@@ -197,6 +215,7 @@ export class Follower {
     const { core } = this;
     const { epoch, answer } = core;
     if (!epoch || epoch.number !== message.epoch || !answer) return;
+    core.replicas.expect(message.tokens);
     void core.work
       .run((run, signal) =>
         forwardOp(
@@ -211,6 +230,7 @@ export class Follower {
         (figures) => {
           if (core.epoch !== epoch) return;
           epoch.held = epoch.held?.map((held, rank) => unionOf(held, message.tokens[rank]!));
+          core.replicas.look();
           const { computeMs, multiplyAdds } = figures;
           if (computeMs > 1 && multiplyAdds > 0) core.multiplyAddsPerSecond = (multiplyAdds / computeMs) * 1000;
           core.send(epoch.leaderId, { type: "done", epoch: epoch.number, op: message.op, figures });
@@ -224,12 +244,10 @@ export class Follower {
     const { core } = this;
     const { epoch, answer } = core;
     if (!epoch || epoch.number !== message.epoch || !answer) return;
-    if (!answer.extend(message.position, [message.id]) || message.keeper >= epoch.ranks.length)
-      return this.fail(
-        message.epoch,
-        message.op,
-        new PeerError("decode: expected the text before the token, got a gap"),
-      );
+    if (!answer.extend(message.position, [message.id]) || message.keeper >= epoch.ranks.length) {
+      this.fail(message.epoch, message.op, new PeerError("decode: expected the text before the token, got a gap"));
+      return;
+    }
     void core.work
       .run((run, signal) => answerOp(core.placeOf(epoch, run, signal), message))
       .then(
@@ -239,6 +257,25 @@ export class Follower {
           epoch.held = epoch.held?.map((held, rank) =>
             rank === keeper ? unionOf(held, [{ start: position, stride: 1, count: 1 }]) : held,
           );
+          core.replicas.look();
+        },
+        (error) => this.fail(message.epoch, message.op, error),
+      );
+  }
+
+  private move(message: PeerMessage<"move">): void {
+    const { core } = this;
+    const { epoch } = core;
+    if (!epoch || epoch.number !== message.epoch) return;
+    void core.work
+      .run((run, signal) => moveOp(core.placeOf(epoch, run, signal), message, () => core.clock.now()))
+      .then(
+        (figures) => {
+          if (core.epoch !== epoch) return;
+          epoch.held = epoch.held && afterMove(epoch.held, message);
+          core.replicas.moved();
+          core.send(epoch.leaderId, { type: "done", epoch: epoch.number, op: message.op, figures });
+          core.touch();
         },
         (error) => this.fail(message.epoch, message.op, error),
       );

@@ -35,6 +35,8 @@ export class Leader {
   private controller = new AbortController();
   private readonly presents = new Map<string, PeerMessage<"present">>();
   private readonly excluded = new Set<string>();
+  /** Which life of each rank the epoch counts on. */
+  private readonly incarnations = new Map<string, number>();
   private readonly asking = new Set<string>();
   private waiting: (() => void)[] = [];
   private failures = 0;
@@ -96,6 +98,12 @@ export class Leader {
   /** Looks whether somebody may join, or has not answered for too long. */
   look(): void {
     if (this.isStopped) return;
+    for (const { id } of this.ranks) {
+      const incarnation = this.core.members.get(id)?.status?.incarnation ?? 0;
+      if (incarnation <= (this.incarnations.get(id) ?? incarnation) || this.excluded.has(id)) continue;
+      this.excluded.add(id);
+      this.notice(`${this.core.nameOf(id)} began anew.`, true);
+    }
     if (this.core.epoch?.held && this.newcomers(this.ranks).length > 0)
       this.notice(
         `${this.newcomers(this.ranks)
@@ -141,8 +149,10 @@ export class Leader {
     if (epoch <= this.core.acceptedEpoch || this.isStopped) return;
     const leaderId = member.status?.leaderId;
     const other = leaderId === undefined ? undefined : this.core.members.get(leaderId);
-    if (other?.isReachable && other.status?.leaderId === other.id && other.status.epoch > this.core.acceptedEpoch)
-      return this.core.becomeFresh(`${this.core.nameOf(other.id)} leads a later epoch`);
+    if (other?.isReachable && other.status?.leaderId === other.id && other.status.epoch > this.core.acceptedEpoch) {
+      this.core.becomeFresh(`${this.core.nameOf(other.id)} leads a later epoch`);
+      return;
+    }
     this.notice(`${this.core.nameOf(member.id)} was in a later epoch.`, true);
   }
 
@@ -150,22 +160,29 @@ export class Leader {
     const { core } = this;
     const { epoch } = core;
     const isRank = this.ranks.some(({ id }) => id === member.id);
-    if (message.type === "ask") return this.asked(member);
+    if (message.type === "ask") {
+      this.asked(member);
+      return;
+    }
     if (!isRank || !epoch) return;
     switch (message.type) {
       case "present":
         if (message.epoch === epoch.number) this.presents.set(member.id, message);
-        return this.pulse();
+        this.pulse();
+        return;
       case "done":
         if (message.epoch === epoch.number) this.runLoop.done(member.id, message);
-        return this.pulse();
+        this.pulse();
+        return;
       case "failed":
         if (message.epoch === epoch.number) this.failed(core.nameOf(member.id), message.why, message.message);
         return;
       case "lost":
-        return this.pairLost(member.id, message.peerId);
+        this.pairLost(member.id, message.peerId);
+        return;
       case "stop":
-        return this.finish({ stopReason: "aborted", message: `${core.nameOf(member.id)} stopped the run.` });
+        this.finish({ stopReason: "aborted", message: `${core.nameOf(member.id)} stopped the run.` });
+        return;
     }
   }
 
@@ -240,24 +257,32 @@ export class Leader {
   private failed(name: string, why: PeerMessage<"failed">["why"], message: string, error?: unknown): void {
     const { core } = this;
     if (this.reasons.length > 0 && this.controller.signal.aborted) return;
-    if (error instanceof PeerError) return this.finish({ stopReason: "failed", message, error });
+    if (error instanceof PeerError) {
+      this.finish({ stopReason: "failed", message, error });
+      return;
+    }
     if (why === "memory" && name === core.options.name)
       core.capacityTokens = tokenCount(core.engine.open?.rank.held ?? []);
     // A link or a device that failed says so by itself soon; everything else may fail the same way again.
     if (why === "other" || why === "memory") this.failures++;
-    if (this.failures >= MOST_FAILURES)
-      return this.finish({
+    if (this.failures >= MOST_FAILURES) {
+      this.finish({
         stopReason: "failed",
         message: `${name} could not do its part of the run: ${message}`,
         error: new PeerError(`generate: expected every rank to do its part, got a failure of ${name}: ${message}`),
       });
+      return;
+    }
     this.notice(`${name} could not do its part: ${message}`, true);
   }
 
   private asked(member: Member): void {
     const { core } = this;
     if (!core.model) return;
-    if (core.admitAll || member.isAdmitted) return this.admit(member.id);
+    if (core.admitAll || member.isAdmitted) {
+      this.admit(member.id);
+      return;
+    }
     if (this.asking.has(member.id)) return;
     this.asking.add(member.id);
     core.emit({
@@ -323,8 +348,9 @@ export class Leader {
     const others = ranks.filter(({ id }) => id !== core.id);
     let own: readonly TokenRange[] = [];
     if (core.engine.isStarted)
-      own = await core.work.run(async (rank) => {
+      own = await core.work.run(async (rank, workSignal) => {
         if (!core.answer || core.answer.end) await rank.drop();
+        else await core.replicas.takeOver(rank, epoch, core.capacityTokens, workSignal);
         return rank.held;
       });
     const sinceMs = core.clock.now();
@@ -337,11 +363,19 @@ export class Leader {
     const { answer } = core;
     const presents = others.map(({ id }) => this.presents.get(id)!);
     if (answer) this.shareText(answer, others, presents);
+    if (answer && !answer.hasPrompt && !answer.end)
+      this.finish({
+        stopReason: "failed",
+        message: "Whoever asked has gone before the others had the whole question.",
+        error: new PeerError("generate: expected the whole prompt with those who are left, got a part of it"),
+      });
+    signal.throwIfAborted();
     epoch.held = this.countOnce([own, ...presents.map(({ held }) => held)], answer);
     core.sendToRanks({ type: "begin", epoch: epoch.number, held: epoch.held });
     if (answer?.end) this.tellEnd(answer, answer.end);
     const surplus = differenceOf(own, epoch.held[0]!);
     if (surplus.length > 0) await core.work.run((rank) => rank.drop(surplus));
+    if (answer && !answer.end && answer.info.replicas > 0) core.replicas.opened(epoch);
     if (core.stage !== "loading") core.stage = core.engine.open ? "working" : "loading";
     const lost = answer && !answer.end ? differenceOf(this.heldBefore, ...epoch.held) : [];
     this.runLoop.opened(
@@ -372,6 +406,8 @@ export class Leader {
     this.excluded.clear();
     this.ranks = ranks;
     this.presents.clear();
+    this.incarnations.clear();
+    for (const { id } of ranks) this.incarnations.set(id, core.members.get(id)?.status?.incarnation ?? 0);
     const number = epochNumber(epochCounter(core.highestEpoch) + 1, ranks[0]!.seat);
     core.enterEpoch({ number, leaderId: core.id, ranks, rank: 0, reason, held: undefined });
     for (const { id } of before)
@@ -402,8 +438,8 @@ export class Leader {
     );
     answer.extend(length, longest);
     for (const [i, { id }] of others.entries()) {
-      // A run that is over is told to those only who have a part of it.
-      if (answer.end && presents[i]!.textLength === 0) continue;
+      // A run that is over is told to those only who were there.
+      if (answer.end && !presents[i]!.isKnown) continue;
       for (let start = presents[i]!.textLength; start < answer.ids.length; start += TEXT_CHUNK)
         core.send(id, { type: "text", run: answer.info.id, start, ids: answer.ids.slice(start, start + TEXT_CHUNK) });
     }
@@ -411,7 +447,9 @@ export class Leader {
 
   /** What each rank is to hold of what it has: positions of the text only, each on one rank, within its memory. */
   private countOnce(all: readonly (readonly TokenRange[])[], answer: Answer | undefined): TokenRange[][] {
-    const text = [{ start: 0, stride: 1, count: answer && !answer.end ? answer.ids.length : 0 }];
+    // The last token's K/V come with its decoding, and whoever kept them of one that came to nothing must not count twice.
+    const count = answer && !answer.end ? answer.ids.length - 1 : 0;
+    const text = [{ start: 0, stride: 1, count }];
     const seen: TokenRange[][] = [];
     for (const held of all) seen.push(differenceOf(intersectionOf(held, text), ...seen));
     return seen;

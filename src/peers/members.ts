@@ -45,6 +45,8 @@ export interface MemberEvents {
   onMessage(member: Member, message: PeerMessage): void;
   /** A message of the exchange of weights, not checked yet. */
   onWeights(member: Member, raw: ControlMessage): void;
+  /** A message about replicas, not checked yet. */
+  onReplicas(member: Member, raw: ControlMessage): void;
   onSuspected(member: Member): void;
   /** Heard again after having been suspected or lost. */
   onHeard(member: Member): void;
@@ -143,6 +145,7 @@ export class Members {
   /** Gone for good, by word or by deed; its link is closed. */
   gone(member: Member, reason: string): void {
     if (member.goneReason !== undefined) return;
+    this.lookAtClock(this.clock.now());
     member.goneReason = reason;
     const wasReachable = member.isReachable;
     member.isReachable = false;
@@ -169,10 +172,20 @@ export class Members {
   private receive(member: Member, raw: ControlMessage): void {
     if (member.goneReason !== undefined) return;
     const now = this.clock.now();
+    this.lookAtClock(now);
     if (now - member.messages.sinceMs > 1000) member.messages = { sinceMs: now, count: 0 };
-    if (++member.messages.count > MOST_MESSAGES_PER_SECOND)
-      return this.gone(member, `broke the protocol: more than ${MOST_MESSAGES_PER_SECOND} messages in a second`);
-    if (typeof raw.type === "string" && raw.type.startsWith("weights")) return this.events.onWeights(member, raw);
+    if (++member.messages.count > MOST_MESSAGES_PER_SECOND) {
+      this.gone(member, `broke the protocol: more than ${MOST_MESSAGES_PER_SECOND} messages in a second`);
+      return;
+    }
+    if (typeof raw.type === "string" && raw.type.startsWith("weights")) {
+      this.events.onWeights(member, raw);
+      return;
+    }
+    if (typeof raw.type === "string" && raw.type.startsWith("replica")) {
+      this.events.onReplicas(member, raw);
+      return;
+    }
     const { message, problem } = parseMessage(raw);
     if (message) this.events.onMessage(member, message);
     else this.gone(member, `broke the protocol: ${problem}`);
@@ -185,15 +198,20 @@ export class Members {
     });
   }
 
+  /** Before anything is done about what came: was this peer itself asleep? */
+  private lookAtClock(now: number): void {
+    const asleepMs = now - this.lastTickMs - TICK_MS;
+    if (asleepMs <= SUSPECT_MS) return;
+    this.lastTickMs = now;
+    // What came meanwhile is still to be read: nobody is silent because this one was asleep.
+    for (const member of this.members.values()) member.watchedSinceMs = now;
+    this.events.onWake(asleepMs);
+  }
+
   private tick(): void {
     const now = this.clock.now();
-    const asleepMs = now - this.lastTickMs - TICK_MS;
+    this.lookAtClock(now);
     this.lastTickMs = now;
-    if (asleepMs > SUSPECT_MS) {
-      // What came meanwhile is still to be read: nobody is silent because this one was asleep.
-      for (const member of this.members.values()) member.watchedSinceMs = now;
-      this.events.onWake(asleepMs);
-    }
     for (const member of this.members.values()) if (member.goneReason === undefined) this.judge(member, now);
     this.events.onTick();
   }

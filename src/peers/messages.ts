@@ -191,6 +191,8 @@ const FIELDS = {
     epoch: number;
     held: TokenRange[];
     capacityTokens: number;
+    /** It took part in the run before. */
+    isKnown: boolean;
     textLength: number;
     tail: number[];
     unreachable: string[];
@@ -198,6 +200,7 @@ const FIELDS = {
     epoch,
     held: ranges,
     capacityTokens: tokens,
+    isKnown: flag,
     textLength: tokens,
     tail: list(tokenId, TEXT_CHUNK),
     unreachable: peerIds,

@@ -23,7 +23,7 @@ export function heldOf(epoch: Epoch): NonNullable<Epoch["held"]> {
 }
 
 /** Figures that every operation has. */
-function plainFigures(rank: RankRun, timeMs: number): OpFigures {
+export function plainFigures(rank: RankRun, timeMs: number): OpFigures {
   return {
     computeMs: 0,
     transferMs: 0,

@@ -164,6 +164,13 @@ export class Replicas {
     if (tokenCount(lacking) >= DECODED_BATCH || this.tokens + coming === 0) this.ask(epoch, lacking);
   }
 
+  /** Tokens have gone from one rank to another. */
+  moved(): void {
+    const held = this.epoch?.held?.[ownerRank(this.epoch)];
+    if (held) this.store?.retain(held);
+    this.look();
+  }
+
   /** Takes control messages whose type begins with "replica"; they are checked here. */
   handle(link: Link, raw: ControlMessage): void {
     const message = parse(raw);

@@ -13,7 +13,8 @@ import type { Leader } from "./leader.ts";
 import type { OpFigures, PeerMessage } from "./messages.ts";
 import { decodeExchange } from "./op-decode.ts";
 import { forwardOp } from "./op-forward.ts";
-import { planKeeper, planNextOp } from "./plan.ts";
+import { afterMove, moveOp, planJoinMoves } from "./op-move.ts";
+import { planKeeper, planNextOp, type TokenMove } from "./plan.ts";
 import { RunFigures } from "./run-figures.ts";
 
 /** Tokens that went with a peer, and since when they are being computed again. */
@@ -36,6 +37,9 @@ export class RunLoop {
   private chunks: ChunkTime[] = [];
   private prefillStartMs: number | undefined;
   private recovery: Recovery | undefined;
+  /** Committed tokens that are still to go to those who came. */
+  private moves: TokenMove[] = [];
+  private hasMovedLast = false;
 
   constructor(
     private readonly core: PeerCore,
@@ -46,10 +50,12 @@ export class RunLoop {
   opened(capacities: ReadonlyMap<string, number>, lost: readonly TokenRange[], noticedMs: number | undefined): void {
     const { core } = this;
     this.op = 0;
+    this.moves = [];
     this.capacities = capacities;
     const { answer } = core;
     if (!answer || answer.end) return;
     this.figuresFor(answer).epoch();
+    this.planMoves(core.epoch!);
     const tokens = unionOf(lost, this.recovery ? differenceOf(this.recovery.tokens, ...core.epoch!.held!) : []);
     if (tokens.length === 0) {
       this.recovery = undefined;
@@ -63,6 +69,7 @@ export class RunLoop {
   /** The run is over. */
   ended(): void {
     this.recovery = undefined;
+    this.moves = [];
     this.picker = undefined;
     this.prefillStartMs = undefined;
     this.chunks = [];
@@ -99,10 +106,38 @@ export class RunLoop {
       return;
     }
     signal.throwIfAborted();
-    if (isMissing) await this.forward(answer, epoch, missingFrom(wanted, held), signal);
+    // Moves and the run's own operations take turns; what was lost with a peer comes first.
+    const move = this.recovery || this.hasMovedLast ? undefined : this.moves.shift();
+    this.hasMovedLast = move !== undefined;
+    if (move) await this.move(move, epoch, signal);
+    else if (isMissing) await this.forward(answer, epoch, missingFrom(wanted, held), signal);
     else await this.decode(answer, epoch, wanted, signal);
     this.leader.progressed();
     this.core.touch();
+  }
+
+  /** Whoever came holding nothing gets its share of what is held. */
+  private planMoves(epoch: Epoch): void {
+    const { engine } = this.core;
+    const rank = engine.open?.rank;
+    if (!rank || epoch.ranks.length < 2) return;
+    const weights = this.leader.speeds.weightsOf(epoch.ranks.map(({ id }) => id));
+    this.moves = planJoinMoves(epoch.held!, this.roomOf(epoch), weights, rank.kvBytesPerToken);
+  }
+
+  private async move({ from, to, ranges }: TokenMove, epoch: Epoch, signal: AbortSignal): Promise<void> {
+    const { core, leader } = this;
+    const op = ++this.op;
+    this.dones.clear();
+    const message: PeerMessage<"move"> = { type: "move", epoch: epoch.number, op, from, to, tokens: ranges };
+    core.sendToRanks(message);
+    const own = core.work.run((rank, workSignal) =>
+      moveOp(core.placeOf(epoch, rank, AbortSignal.any([signal, workSignal])), message, () => core.clock.now()),
+    );
+    this.dones.set(core.id, await own);
+    await leader.until(() => epoch.ranks.every(({ id }) => this.dones.has(id)), signal);
+    epoch.held = afterMove(epoch.held!, message);
+    core.replicas.moved();
   }
 
   /** Tokens that each rank can still take. */
@@ -171,6 +206,7 @@ export class RunLoop {
       ropeLength: info.promptLength,
     };
     core.sendToRanks(message);
+    core.replicas.expect(message.tokens);
     const own = core.work.run((rank, workSignal) =>
       forwardOp(
         core.placeOf(epoch, rank, AbortSignal.any([signal, workSignal])),
@@ -183,6 +219,7 @@ export class RunLoop {
     this.dones.set(core.id, await own);
     await leader.until(() => names.every((id) => this.dones.has(id)), signal);
     epoch.held = held;
+    core.replicas.look();
     const timeMs = core.clock.now() - startMs;
     const figures = this.figuresFor(answer);
     for (const [id, done] of this.dones) {
@@ -203,7 +240,7 @@ export class RunLoop {
   }
 
   private async decode(answer: Answer, epoch: Epoch, position: number, signal: AbortSignal): Promise<void> {
-    const { core, leader } = this;
+    const { core } = this;
     const keeper = planKeeper(this.expectRoom(answer, epoch, 1));
     const op = ++this.op;
     const id = answer.ids[position]!;
@@ -219,6 +256,7 @@ export class RunLoop {
     epoch.held = epoch.held!.map((ranges, rank) =>
       rank === keeper ? unionOf(ranges, [{ start: position, stride: 1, count: 1 }]) : ranges,
     );
+    core.replicas.look();
     const next = this.pickerFor(answer).pick(logits);
     const count = answer.ids.length + 1 - answer.info.promptLength;
     const figures = this.figuresFor(answer);
@@ -245,7 +283,10 @@ export class RunLoop {
     const { core, recovery } = this;
     if (!recovery) return;
     const left = tokenCount(differenceOf(recovery.tokens, ...epoch.held!));
-    if (left > 0) return this.tellRecovering(recovery.total - left);
+    if (left > 0) {
+      this.tellRecovering(recovery.total - left);
+      return;
+    }
     this.recovery = undefined;
     const milliseconds = core.clock.now() - recovery.sinceMs;
     this.figuresFor(answer).recovered(recovery.total, milliseconds);

@@ -32,14 +32,16 @@ const hash = (...numbers: readonly number[]): number => {
 const valueAt = (layer: number, position: number, input: number): number => hash(layer, position, input) % 64;
 const tokenOf = (sum: number, position: number): number => hash(99, sum, position) % VOCABULARY;
 
-/** The answer as one machine would give it. */
-export function goldenAnswer(prompt: readonly number[], count: number): number[] {
+/** The answer as one machine would give it. @param values Filled with every K/V on the way, per layer, where given. */
+export function goldenAnswer(prompt: readonly number[], count: number, values?: number[][]): number[] {
   const ids = [...prompt];
   const sums = Array.from({ length: LAYERS }, () => 0);
   for (let position = 0; ids.length < prompt.length + count; position++) {
     let input = ids[position]!;
     for (let layer = 0; layer < LAYERS; layer++) {
-      sums[layer]! += valueAt(layer, position, input);
+      const value = valueAt(layer, position, input);
+      if (values) (values[layer] ??= [])[position] = value;
+      sums[layer]! += value;
       input = sums[layer]!;
     }
     if (position === ids.length - 1) ids.push(tokenOf(input, position));
@@ -67,6 +69,10 @@ class FakeRank implements RankRun {
     return this.committed;
   }
 
+  get memory() {
+    return { bytes: this.gpuBytes, peakBytes: this.gpuBytes };
+  }
+
   get gpuBytes(): number {
     return this.layers[0]!.size * this.kvBytesPerToken;
   }
@@ -84,7 +90,7 @@ class FakeRank implements RankRun {
       if (inputs.some((id) => id === undefined)) throw new OptionError("forward: expected ids for all positions");
       for (let layer = 0; layer < LAYERS; layer++) {
         await this.compute(own.length * 0.5 + 0.2, signal);
-        own.forEach((position, i) => void this.layers[layer]!.set(position, valueAt(layer, position, inputs[i]!)));
+        own.forEach((position, i) => void this.keep(layer, position, valueAt(layer, position, inputs[i]!)));
         if (layer === LAYERS - 1) break;
         const seen = own.map(() => ({ sum: 0, count: 0 }));
         let block: Floats = Float32Array.from([...this.layers[layer]!].flat());
@@ -140,14 +146,14 @@ class FakeRank implements RankRun {
           Float32Array.of(value, 0),
         );
         others.catch(() => {});
-        if (keeps) this.layers[layer]!.set(position, value);
+        if (keeps) this.keep(layer, position, value);
         const own = this.partial(layer, position);
         const answer = await others;
         const { output, lse } = answer ? mergePartials(own, answer, 1, 2) : own;
         const count = Math.round(Math.exp(lse[0]!));
         if (count !== position + 1)
           this.peer.simulation.broken.push(
-            `${this.peer.id}: decode at ${position} met ${count} keys in layer ${layer}`,
+            `${this.peer.id}: decode at ${position} met ${count} keys in layer ${layer}: ${this.peer.simulation.whoHolds(layer)}`,
           );
         input = Math.round(output[0]! * count);
       }
@@ -167,7 +173,7 @@ class FakeRank implements RankRun {
     if (query[0] !== position) this.peer.simulation.broken.push(`${this.peer.id}: a query of another position`);
     return this.operation("answer", signal, async () => {
       await this.compute(0.3, signal);
-      if (keyValue) this.layers[layer]!.set(position, keyValue.value[0]!);
+      if (keyValue) this.keep(layer, position, keyValue.value[0]!);
       return this.partial(layer, position);
     });
   }
@@ -175,7 +181,7 @@ class FakeRank implements RankRun {
   commit(): void {
     this.expectIdle();
     if (this.isTorn) throw new OptionError("commit: expected a rollback after a failed operation");
-    this.committed = unionOf([...this.layers[LAYERS - 1]!.keys()].map((start) => ({ start, stride: 1, count: 1 })));
+    this.committed = this.positions(LAYERS - 1);
   }
 
   rollback(): void {
@@ -190,16 +196,53 @@ class FakeRank implements RankRun {
     this.keepOnly(this.committed);
   }
 
-  async exportTokens(): Promise<HeldTokens> {
-    throw new OptionError("exportTokens: not simulated");
+  /** Rows of K/V bytes, a token's value first in each of the values' rows. */
+  async exportTokens(ranges: readonly TokenRange[], signal: AbortSignal): Promise<HeldTokens> {
+    return this.operation("exportTokens", signal, async () => {
+      await this.compute(0.5, signal);
+      const positions = [...positionsOf(ranges)];
+      if (tokenCount(differenceOf(ranges, this.committed)) > 0)
+        throw new OptionError("exportTokens: expected tokens that are held");
+      const rowBytes = this.kvBytesPerToken / LAYERS / 2;
+      const layers = this.layers.map((layer) => {
+        const bytes = new Uint8Array(positions.length * rowBytes * 2);
+        for (const [row, position] of positions.entries())
+          bytes[(positions.length + row) * rowBytes] = layer.get(position)!;
+        return bytes;
+      });
+      return { ranges, layers };
+    });
   }
 
-  async importTokens(): Promise<void> {
-    throw new OptionError("importTokens: not simulated");
+  async importTokens({ ranges, layers }: HeldTokens, signal: AbortSignal): Promise<void> {
+    await this.operation("importTokens", signal, async () => {
+      await this.compute(0.5, signal);
+      const positions = [...positionsOf(ranges)];
+      const rowBytes = this.kvBytesPerToken / LAYERS / 2;
+      for (const [layer, bytes] of layers.entries())
+        for (const [row, position] of positions.entries())
+          this.keep(layer, position, bytes[(positions.length + row) * rowBytes]!);
+    });
+    this.committed = unionOf(this.committed, ranges);
+    this.peer.simulation.importedTokens += tokenCount(ranges);
   }
 
   release(): void {
     this.isLost = true;
+  }
+
+  positions(layer: number): TokenRange[] {
+    return unionOf([...this.layers[layer]!.keys()].map((start) => ({ start, stride: 1, count: 1 })));
+  }
+
+  private keep(layer: number, position: number, value: number): void {
+    const { simulation, id } = this.peer;
+    const golden = simulation.values[layer]?.[position];
+    if (golden !== undefined && golden !== value)
+      simulation.broken.push(
+        `${id}: layer ${layer} at ${position} is ${value}, expected ${golden}, in ${this.current}`,
+      );
+    this.layers[layer]!.set(position, value);
   }
 
   private keepOnly(ranges: readonly TokenRange[]): void {
@@ -362,6 +405,11 @@ export class SimulatedPeer {
     return this.events.flatMap(({ event }) => (event.type === "end" ? [event] : []));
   }
 
+  /** Positions whose K/V are on its GPU. */
+  holds(layer: number): TokenRange[] {
+    return this.ranks.at(-1)?.positions(layer) ?? [];
+  }
+
   /** The GPU goes; what was on it is gone, too. */
   destroyDevice(): void {
     for (const rank of this.ranks) rank.isLost = true;
@@ -399,6 +447,10 @@ export class Simulation {
   readonly peers: SimulatedPeer[] = [];
   /** What must never be: a key met twice, or not at all. */
   readonly broken: string[] = [];
+  /** Tokens that came onto ranks from elsewhere. */
+  importedTokens = 0;
+  /** What K/V have to be, per layer and position; see {@link goldenAnswer}. */
+  readonly values: number[][] = [];
   private readonly due: Due[] = [];
   private order = 0;
   private readonly cuts = new Map<string, number>();
@@ -479,6 +531,11 @@ export class Simulation {
         return;
       this.wire(from, other);
     });
+  }
+
+  /** For messages: what everyone has of a layer. */
+  whoHolds(layer: number): string {
+    return this.peers.map((peer) => `${peer.id} ${JSON.stringify(peer.holds(layer))}`).join("; ");
   }
 
   isFrozen(peer: SimulatedPeer): boolean {
