@@ -46,8 +46,12 @@ export async function measureMemory(ring: PeerRing, peers: number, tokensPerPeer
   };
 }
 
-/** How far the peers' bytes of all rings are apart: most / least - 1. */
+/** Bytes of a peer of each ring, in the mean: who is faster gets more tokens, and a run measures that. */
+export const meanBytes = (rows: readonly PeerMemory[]): number[] =>
+  rows.map(({ ranks }) => ranks.reduce((sum, { runBytes }) => sum + runBytes, 0) / ranks.length);
+
+/** How far the rings' bytes per peer are apart: most / least - 1. */
 export function spreadOf(rows: readonly PeerMemory[]): number {
-  const bytes = rows.flatMap(({ ranks }) => ranks.map(({ runBytes }) => runBytes));
+  const bytes = meanBytes(rows);
   return Math.max(...bytes) / Math.min(...bytes) - 1;
 }

@@ -154,6 +154,8 @@ export interface LaunchOptions {
   keepsHiddenTabsFast?: boolean;
   /** Origins without https that are trusted like one with it, e.g. "http://192.168.0.7:8080": WebGPU needs that. */
   trustedOrigins?: readonly string[];
+  /** Connects to servers whose certificate nobody vouches for (a relay on the local network): what is said there is sealed. */
+  acceptsAnyCertificate?: boolean;
   /** Ctrl-C ends Chrome and this process at once. Default true; false: the caller says goodbye first. */
   endsOnSignals?: boolean;
   log?: (line: string) => void;
@@ -177,6 +179,7 @@ export async function launchChrome(options: LaunchOptions = {}): Promise<Browser
       ...(options.trustedOrigins?.length
         ? [`--unsafely-treat-insecure-origin-as-secure=${options.trustedOrigins.join()}`]
         : []),
+      ...(options.acceptsAnyCertificate ? ["--ignore-certificate-errors"] : []),
     ],
     ignoreDefaultArgs: options.keepsHiddenTabsFast === false ? BACKGROUND_SWITCHES : [],
     protocolTimeout: options.protocolTimeoutMs ?? 3_600_000,

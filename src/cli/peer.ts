@@ -40,6 +40,7 @@ class Watcher {
   readonly over: Promise<string>;
   private end: (reason: string) => void = () => {};
   private fail: (error: Error) => void = () => {};
+  private hasMet = false;
   private alone: NodeJS.Timeout | undefined;
   private said = "";
   private readonly progress: (message: string, isLast?: boolean) => void;
@@ -56,6 +57,7 @@ class Watcher {
   readonly onEvent = (event: PeerEvent): void => {
     if (event.type === "load") this.progress(sayLoad(event.progress));
     else if (event.type === "peers") this.onPeers(event.peers);
+    else if (event.type === "closed") this.fail(new PeerError(`this peer is out of the ring: ${event.reason}`));
     else if (event.type === "epoch") this.visit.epochs++;
     const said = sayEvent(event);
     if (said) this.terminal.log(said);
@@ -69,11 +71,11 @@ class Watcher {
     visit.heldTokens = Math.max(visit.heldTokens, self.heldTokens);
     visit.usedBytes = Math.max(visit.usedBytes, self.usedBytes);
     const others = peers.filter(({ isSelf, state }) => !isSelf && state !== "gone");
-    if (self.state === "gone")
-      this.fail(new PeerError(`this peer is out of the ring: ${self.reason ?? "no reason given"}`));
-    clearTimeout(this.alone);
-    if (peers.length > 1 && others.length === 0)
-      this.alone = setTimeout(() => this.end("everyone else has left"), ALONE_MS);
+    this.hasMet ||= others.length > 0;
+    if (others.length > 0) {
+      clearTimeout(this.alone);
+      this.alone = undefined;
+    } else if (this.hasMet) this.alone ??= setTimeout(() => this.end("everyone else has left"), ALONE_MS);
     const rank = self.rank === undefined ? "" : ` as rank ${self.rank}`;
     const holding = self.heldTokens > 0 ? `, holding ${self.heldTokens} tokens (${formatBytes(self.usedBytes)})` : "";
     const line = `${self.state}${rank} with ${others.length} others${holding}`;

@@ -45,6 +45,29 @@ describe.skipIf(!isThere)("ringwise peer", () => {
     expect(peers.filter(({ isSelf, state }) => !isSelf && state !== "gone")).toEqual([]);
   });
 
+  it("ends with 1 and the reason when the leader sends it away", async () => {
+    ring ??= await openRing({ peers: 1, link: "node", model: { folder: storiesFolder }, log: () => {} });
+    const { outcome } = startCli([
+      "peer",
+      "--join",
+      ring.invitation!,
+      "--name",
+      "Guest",
+      "--runtime",
+      "node",
+      "--json",
+    ]);
+    await Promise.race([ring.ready(2), outcome]);
+    const leader = ring.members[0]!;
+    const { peers } = await leader.call<PeerReport>({ call: "report" });
+    const guest = peers.find(({ name, state }) => name === "Guest" && state !== "gone")!;
+    await leader.call({ call: "remove", peerId: guest.id });
+    const { code, stdout } = await outcome;
+    expect(code).toBe(1);
+    expect(JSON.parse(stdout).error.name).toBe("PeerError");
+    expect(JSON.parse(stdout).error.message).toMatch(/out of the ring: .*sent it away/);
+  });
+
   it("says what is wrong with a link", async () => {
     const cut = await runCli(["peer", "--join", "http://localhost:1/", "--json"]);
     expect(cut.code).toBe(2);
