@@ -60,6 +60,10 @@ function readText(): TextChoice {
 
 function run(): void {
   if (session.isBusy) return;
+  if (peers.role === "peer") {
+    session.fail({ name: "InputError", message: "another peer leads this ring: questions are asked on its page" });
+    return;
+  }
   const model = readModel();
   if (!model) return;
   session.run({

@@ -348,7 +348,8 @@ export class Session {
 
   private jobFailed(error: EngineError): void {
     // A lost device leaves nothing behind that could be used: worker, device and model start anew.
-    if (error.name === "DeviceLostError") this.client.discard();
+    // A peer gets itself another device, and its connections must not be lost with the worker.
+    if (error.name === "DeviceLostError" && !this.hasPeers) this.client.discard();
     this.answer.stop();
     if (this.kind === "needle") this.needleGrid.end(false);
     const explanation = explainError(error);

@@ -73,7 +73,7 @@ export class PeerHost {
           break;
       }
     } catch (error) {
-      this.send({ type: "peerFailed", error: this.options.describeError(error) });
+      this.failed(error, this.peer === undefined);
     }
   }
 
@@ -148,7 +148,11 @@ export class PeerHost {
     const { peer } = this;
     this.peer = undefined;
     this.early = new Map();
-    peer?.leave(reason).catch((error) => this.send({ type: "peerFailed", error: this.options.describeError(error) }));
+    peer?.leave(reason).catch((error) => this.failed(error, false));
+  }
+
+  private failed(error: unknown, isOver: boolean): void {
+    this.send({ type: "peerFailed", isOver, error: this.options.describeError(error) });
   }
 
   private tell(event: PeerEvent): void {

@@ -56,5 +56,5 @@ export type PeerMessage =
   /** A silent peer: its connection is to be made anew. A banned one: it is not to come back. */
   | { type: "peerReconnect"; peerId: string }
   | { type: "peerBan"; peerId: string }
-  | { type: "peerLeft" }
-  | { type: "peerFailed"; error: EngineError };
+  /** isOver: there is no peer here (any more). */
+  | { type: "peerFailed"; isOver: boolean; error: EngineError };

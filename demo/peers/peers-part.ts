@@ -73,6 +73,7 @@ export class PeersPart implements PeersHook {
     this.session = session;
     this.invitation = invitation;
     this.fields = new SelfFields(parameters);
+    if (parameters.get("admitAll") === "0") this.inviteView.isAdmittingAll = false;
     if (invitation) {
       this.role = "peer";
       this.joinView.open();
@@ -157,11 +158,8 @@ export class PeersPart implements PeersHook {
       case "peerBan":
         this.room?.ban(message.peerId);
         return;
-      case "peerLeft":
-        this.exit("This ring is over.");
-        return;
       case "peerFailed":
-        this.exit("This machine is no longer in the ring.");
+        if (message.isOver) this.exit("This machine is no longer in the ring.");
         this.session.tell(message.error);
         return;
     }

@@ -31,6 +31,10 @@ export class InviteView {
     return this.admitAll.checked;
   }
 
+  set isAdmittingAll(value: boolean) {
+    this.admitAll.checked = value;
+  }
+
   /** A room is being made. */
   wait(): void {
     this.button.disabled = true;

@@ -3,6 +3,9 @@ import type { LoadProgress, PeerStatus } from "../../src/index.ts";
 import { byId } from "../dom.ts";
 import { formatBytes } from "../format.ts";
 
+/** Milliseconds without anyone there after which it is said that the ring may be gone. */
+const LONELY_MS = 8000;
+
 /** Stands where the form stands on a page that leads. */
 export class JoinView {
   private readonly root = byId("join");
@@ -15,6 +18,7 @@ export class JoinView {
   private readonly figures = byId("join-figures");
   private readonly bar = byId<HTMLProgressElement>("join-bar");
   private shown = "";
+  private lonely: ReturnType<typeof setTimeout> | undefined;
 
   constructor(onJoin: () => void, onLeave: () => void) {
     this.root.addEventListener("submit", (event) => {
@@ -56,11 +60,17 @@ export class JoinView {
     this.leave.textContent = "Cancel";
     this.progress.hidden = false;
     this.say("Looking for the ring", undefined);
+    clearTimeout(this.lonely);
+    this.lonely = setTimeout(
+      () => this.say("Nobody has answered yet. Is the page that made the link still open?", undefined),
+      LONELY_MS,
+    );
     if (hadFocus) this.leave.focus({ preventScroll: true });
   }
 
   /** Not in any ring: it was left, it is gone, or the link leads nowhere. */
   outside(heading: string, text: string, button = "Join again"): void {
+    clearTimeout(this.lonely);
     const hadFocus = this.leave === document.activeElement;
     // One that was in a ring keeps what it saw there.
     if (document.documentElement.dataset.role !== "peer") document.documentElement.dataset.role = "outside";
@@ -82,6 +92,7 @@ export class JoinView {
   /** How this machine fares, and whose ring it is. */
   show(self: PeerStatus | undefined, leader: PeerStatus | undefined): void {
     if (!self || !this.button.hidden) return;
+    if (leader) clearTimeout(this.lonely);
     const whose = leader && !leader.isSelf ? leader.name : undefined;
     const key = `${self.state} ${whose ?? ""}`;
     if (key === this.shown) return;
@@ -92,7 +103,7 @@ export class JoinView {
       : this.invited;
     this.leave.textContent = whose ? "Leave" : "Cancel";
     if (self.state === "asking") this.say(`Waiting for ${whose ?? "the leader"} to let you in`, undefined);
-    else if (self.state === "connecting") this.say("Connecting", undefined);
+    else if (self.state === "connecting") this.say(leader ? "Connecting" : "Looking for the ring", undefined);
     else if (self.state === "ready") this.say("Ready: waiting for a text", 1);
     else if (self.state === "working") this.say("A part of the ring", 1);
   }

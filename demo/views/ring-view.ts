@@ -131,6 +131,7 @@ export class RingView {
   /** Leaves the ring at rest after a run. */
   finish(label: string): void {
     this.halt();
+    this.describeRotation("keyValue");
     this.write(this.describe(), label);
     this.caption.textContent = "";
   }
