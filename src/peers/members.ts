@@ -121,10 +121,14 @@ export class Members {
     this.members.set(peerId, member);
     link.onControl = (raw) => this.receive(member, raw);
     link.onViolation = (reason) => this.gone(member, `broke the protocol: ${reason}`);
-    link.onClose = (reason) => this.gone(member, reason);
+    link.onClose = (reason) => {
+      const isNews = member.goneReason === undefined;
+      this.gone(member, reason);
+      if (isNews && reason.endsWith("started anew")) this.events.onReconnect(member);
+    };
     link.onWiresLost = (reason) => {
-      // A port closes only with its page; a connection may fail and be made anew.
-      if (link.kind === "worker" || link.kind === "tab") return this.gone(member, `its page is gone (${reason})`);
+      // A port closes with its page, as a rule: nobody waits. Where the page lives, the room makes another port.
+      if (link.kind === "worker" || link.kind === "tab") this.gone(member, `its port has closed (${reason})`);
       member.reconnectAskedMs = this.clock.now();
       this.events.onReconnect(member);
     };
