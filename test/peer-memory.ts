@@ -46,12 +46,17 @@ export async function measureMemory(ring: PeerRing, peers: number, tokensPerPeer
   };
 }
 
-/** Bytes of a peer of each ring, in the mean: who is faster gets more tokens, and a run measures that. */
-export const meanBytes = (rows: readonly PeerMemory[]): number[] =>
-  rows.map(({ ranks }) => ranks.reduce((sum, { runBytes }) => sum + runBytes, 0) / ranks.length);
+/** K and V of a token in all layers of the model that Ringwise ships: 5 layers of one head of 64, f32. */
+const KV_BYTES_PER_TOKEN = 5 * 2 * 64 * 4;
 
-/** How far the rings' bytes per peer are apart: most / least - 1. */
+/**
+ * K/V memory that each peer lends: its share and a little. Otherwise shards follow the measured speeds, which on a shared
+ * machine are anything.
+ */
+export const memoryFor = (tokensPerPeer: number): number => KV_BYTES_PER_TOKEN * Math.ceil(tokensPerPeer * 1.02 + 32);
+
+/** How far the peers' bytes of all rings are apart: most / least - 1. */
 export function spreadOf(rows: readonly PeerMemory[]): number {
-  const bytes = meanBytes(rows);
+  const bytes = rows.flatMap(({ ranks }) => ranks.map(({ runBytes }) => runBytes));
   return Math.max(...bytes) / Math.min(...bytes) - 1;
 }
