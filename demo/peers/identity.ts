@@ -2,7 +2,7 @@
 
 const NAME_KEY = "ringwise.name";
 const MEMORY_KEY = "ringwise.memoryMiB";
-/** Longest name that is sent: what fits a row. */
+/** Longest name that is sent, in characters: what fits a row. */
 export const MAX_NAME_LENGTH = 40;
 
 /** Not in TypeScript's DOM library yet. */
@@ -48,11 +48,9 @@ export function defaultMemoryMiB(from: PlatformNavigator = navigator as Platform
 
 /** A name that can be shown: one line, no control characters, of bounded length; the default where nothing is left. */
 export function cleanName(name: string, fallback: string): string {
-  const clean = name
-    .replace(/[\p{Cc}\p{Cf}\s]+/gu, " ")
-    .trim()
-    .slice(0, MAX_NAME_LENGTH)
-    .trim();
+  const line = name.replace(/[\p{Cc}\p{Cf}\p{Cs}\s]+/gu, " ").trim();
+  // By characters, so that none is cut in two.
+  const clean = [...line].slice(0, MAX_NAME_LENGTH).join("").trim();
   return clean || fallback;
 }
 
