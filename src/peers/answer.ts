@@ -2,6 +2,7 @@
  * A run as every peer has it: the prompt's ids and the answer's, its options, and the pieces of text that come of them. Whoever
  * leads picks the ids; everyone gives out the same pieces.
  */
+import { PeerError } from "../errors.ts";
 import { type AnswerPieces, answerPieces } from "../model/answer-pieces.ts";
 import type { Tokenizer } from "../model/tokenizer.ts";
 import type { GeneratedPiece } from "../model/types.ts";
@@ -104,3 +105,10 @@ export class Answer {
     for (const resolve of waiting) resolve();
   }
 }
+
+/** How a run ends that those who lead the ring do not know. */
+export const lostRun = (): RunEnd => ({
+  stopReason: "failed",
+  message: "The run is no longer known to those who lead the ring.",
+  error: new PeerError("generate: expected the ring to carry the run on, got a leader that does not know it"),
+});

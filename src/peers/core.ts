@@ -8,7 +8,7 @@ import type { Wire } from "../link/types.ts";
 import type { PromptContext } from "../model/generate.ts";
 import type { RankRun } from "../model/rank-types.ts";
 import { tokenCount } from "../ring/shard.ts";
-import { Answer, type RunEnd } from "./answer.ts";
+import { Answer, lostRun, type RunEnd } from "./answer.ts";
 import type { PeerClock } from "./clock.ts";
 import { Engine, type EngineParts } from "./engine.ts";
 import type { Epoch } from "./epoch.ts";
@@ -17,9 +17,10 @@ import { Leader } from "./leader.ts";
 import { DROP_MS, type Member, Members } from "./members.ts";
 import { type PeerMessage, PROTOCOL, type RunInfo } from "./messages.ts";
 import type { OpPlace } from "./op-forward.ts";
+import { shownPeers, toldStatus } from "./peer-status.ts";
 import { RankWork } from "./rank-work.ts";
 import { Replicas } from "./replicas.ts";
-import type { PeerEvent, PeerModelDescription, PeerState, PeerStatus } from "./types.ts";
+import type { PeerEvent, PeerModelDescription, PeerStatus } from "./types.ts";
 import { createWeightsExchange, type WeightsExchange } from "./weights-exchange.ts";
 
 /** How often everyone tells everyone how it is doing. */
@@ -270,34 +271,15 @@ export class PeerCore {
       memoryBytes: this.options.memoryBytes,
       incarnation: this.incarnation,
     });
-    this.send(member.id, this.status());
+    this.send(member.id, toldStatus(this));
     this.touch();
   }
 
   /** Tells everyone how this peer is doing. */
   tellStatus(): void {
     this.statusSentMs = this.clock.now();
-    const status = this.status();
+    const status = toldStatus(this);
     for (const { id } of this.members.reachable) this.send(id, status);
-  }
-
-  private status(): PeerMessage<"status"> {
-    const rank = this.engine.open?.rank;
-    return {
-      type: "status",
-      state: this.stage,
-      epoch: this.acceptedEpoch,
-      ...(this.leaderId !== undefined && this.stage === "working" && { leaderId: this.leaderId }),
-      ...(this.leading && { leaderId: this.id }),
-      incarnation: this.incarnation,
-      ...(this.model && this.engine.open && { fingerprint: this.model.fingerprint }),
-      capacityTokens: this.capacityTokens,
-      usedBytes: rank?.gpuBytes ?? 0,
-      heldTokens: rank ? tokenCount(rank.held) : 0,
-      ...(this.multiplyAddsPerSecond !== undefined && { multiplyAddsPerSecond: this.multiplyAddsPerSecond }),
-      linked: this.members.reachable.map(({ id }) => id).slice(0, 64),
-      adapterName: this.engine.adapterName.slice(0, 500),
-    };
   }
 
   // --- what comes in ---
@@ -512,57 +494,6 @@ export class PeerCore {
   }
 
   peers(): PeerStatus[] {
-    const ranks = this.epoch?.ranks ?? [];
-    const rankOf = (id: string) => {
-      const rank = ranks.findIndex((seat) => seat.id === id);
-      return rank < 0 ? {} : { rank };
-    };
-    const rank = this.engine.open?.rank;
-    const self: PeerStatus = {
-      id: this.id,
-      name: this.options.name,
-      isSelf: true,
-      isLeader: this.leading !== undefined,
-      state: this.closedReason === undefined ? this.stage : "gone",
-      ...rankOf(this.id),
-      adapterName: this.engine.adapterName,
-      memoryBytes: this.options.memoryBytes,
-      usedBytes: rank?.gpuBytes ?? 0,
-      heldTokens: rank ? tokenCount(rank.held) : 0,
-      ...(this.multiplyAddsPerSecond !== undefined && { multiplyAddsPerSecond: this.multiplyAddsPerSecond }),
-      ...(this.closedReason !== undefined && { reason: this.closedReason }),
-    };
-    return [self, ...this.members.all.map((member) => ({ ...this.statusOf(member), ...rankOf(member.id) }))];
-  }
-
-  private statusOf(member: Member): PeerStatus {
-    const { hello, status, link } = member;
-    const state: PeerState = !member.isReachable
-      ? "gone"
-      : member.isSuspected
-        ? "suspected"
-        : (status?.state ?? "connecting");
-    return {
-      id: member.id,
-      name: hello?.name ?? member.id,
-      isSelf: false,
-      isLeader: this.leaderId === member.id && this.leading === undefined,
-      state,
-      adapterName: status?.adapterName ?? hello?.adapterName ?? "",
-      memoryBytes: hello?.memoryBytes ?? 0,
-      usedBytes: status?.usedBytes ?? 0,
-      heldTokens: status?.heldTokens ?? 0,
-      ...(status?.multiplyAddsPerSecond !== undefined && { multiplyAddsPerSecond: status.multiplyAddsPerSecond }),
-      linkKind: link.kind,
-      ...(link.bytesPerSecond !== undefined && { bytesPerSecond: link.bytesPerSecond }),
-      ...(link.roundTripMs !== undefined && { roundTripMs: link.roundTripMs }),
-      ...(!member.isReachable && { reason: member.goneReason ?? "silent" }),
-    };
+    return shownPeers(this);
   }
 }
-
-const lostRun = (): RunEnd => ({
-  stopReason: "failed",
-  message: "The run is no longer known to those who lead the ring.",
-  error: new PeerError("generate: expected the ring to carry the run on, got a leader that does not know it"),
-});
