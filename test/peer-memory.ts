@@ -21,10 +21,17 @@ export interface PeerMemory {
   }[];
 }
 
-/** Asks for a needle in a text of `tokensPerPeer` tokens a peer. The members are pages' peers. */
+/** Room for BOS and the answer. */
+const ANSWER_TOKENS = 64;
+
+/** Asks for a needle in a text; with the answer it has at most `tokensPerPeer` tokens a peer. The members are pages' peers. */
 export async function measureMemory(ring: PeerRing, peers: number, tokensPerPeer: number): Promise<PeerMemory> {
   const startMs = performance.now();
-  const { text, question, answer } = needleText({ length: tokensPerPeer * peers, depth: 50, seed: peers });
+  const { text, question, answer } = needleText({
+    length: tokensPerPeer * peers - ANSWER_TOKENS,
+    depth: 50,
+    seed: peers,
+  });
   const held = new Map<string, number>();
   for (const member of ring.members) {
     await member.call({ call: "reset" });
@@ -49,11 +56,8 @@ export async function measureMemory(ring: PeerRing, peers: number, tokensPerPeer
 /** K and V of a token in all layers of the model that Ringwise ships: 5 layers of one head of 64, f32. */
 const KV_BYTES_PER_TOKEN = 5 * 2 * 64 * 4;
 
-/**
- * K/V memory that each peer lends: its share and a little. Otherwise shards follow the measured speeds, which on a shared
- * machine are anything.
- */
-export const memoryFor = (tokensPerPeer: number): number => KV_BYTES_PER_TOKEN * Math.ceil(tokensPerPeer * 1.02 + 32);
+/** K/V memory that each peer lends: its share. Otherwise shards follow measured speeds, which on a shared machine vary. */
+export const memoryFor = (tokensPerPeer: number): number => KV_BYTES_PER_TOKEN * tokensPerPeer;
 
 /** How far the peers' bytes of all rings are apart: most / least - 1. */
 export function spreadOf(rows: readonly PeerMemory[]): number {
