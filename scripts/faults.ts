@@ -116,7 +116,8 @@ try {
       const failures = [`the ring could not be made whole: ${(error as Error).stack}`];
       outcome = { ...fault, failures, story: [], recoveries: [], seconds: 0 };
     }
-    report.outcomes.push(outcome);
+    // What happened is of interest where it went wrong.
+    report.outcomes.push(outcome.failures.length > 0 ? outcome : { ...outcome, story: [] });
     writeFileSync(file, `${JSON.stringify(report, null, 1)}\n`);
     const { number, kind, victim, phase, failures, seconds, recoveries } = outcome;
     const recovered = recoveries.map(({ tokens, milliseconds }) => `${tokens} tokens in ${milliseconds.toFixed(0)} ms`);
