@@ -14,7 +14,7 @@ import { expectInteger } from "../shape.ts";
 import type { BlockExit } from "./block-sender.ts";
 import { KvBlock } from "./kv-block.ts";
 import { newPace, Pacer } from "./pacer.ts";
-import { MAX_POSITION } from "./positions.ts";
+import { formatRanges, isSamePositions, MAX_POSITION, toRanges } from "./positions.ts";
 import { beginQueryRotation } from "./query-rotation.ts";
 import { expectBytes, QueryShard, type RingKernels } from "./query-shard.ts";
 import { type Answerer, createAnswerer } from "./rank-answer.ts";
@@ -127,6 +127,11 @@ class Rank implements RankAttention {
     expectBytes(where, "query", query, seqLen * heads * headDim * 4);
     expectBytes(where, "output", output, seqLen * heads * headDim * 4);
     const plan = planRing(where, place, kernels.rule);
+    const planned = plan.held(rank);
+    if (!isSamePositions(block.ranges, planned))
+      throw new OptionError(
+        `${where}: expected a block that holds what the plan says (place.held), ${formatRanges(toRanges(planned))}, got ${formatRanges(block.ranges)}`,
+      );
     const ending = new AbortController();
     const signals = [this.life, ending.signal, ...(options.signal ? [options.signal] : [])];
     const signal = AbortSignal.any(signals);

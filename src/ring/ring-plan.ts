@@ -22,6 +22,8 @@ function positionsIn(where: string, ranges: readonly TokenRange[]): Uint32Array<
 
 /** Who sends what to whom in one pass; see the module's comment. */
 export interface RingPlan {
+  /** Positions that a rank's block holds, ascending. */
+  held(rank: number): Uint32Array<ArrayBuffer>;
   /** Positions of the owner's block that any other rank's query may see, ascending: what travels of it. */
   travelling(owner: number): Uint32Array<ArrayBuffer>;
   /** Whether the owner's block goes over the link into `rank`: that rank or one after it may see something of it. */
@@ -83,6 +85,7 @@ export function planRing(where: string, place: RingPlace, rule: MaskRule): RingP
     return false;
   };
   return {
+    held: (rank) => positionsIn(where, held[rank]!),
     travelling: (owner) => travelling[owner]!,
     sees: (owner, rank) => table[owner]![rank]!,
     hasBlock: (owner, rank) => some(ranksFrom(rank, owner, worldSize), (reader) => table[reader]![owner]!),

@@ -46,8 +46,7 @@ export function quiet<T>(promise: Promise<T>): Promise<T> {
 }
 
 /**
- * Begins a pass: the receives are posted and the own block's way out begins, at once.
- * @throws {OptionError} where the block does not hold what the plan says.
+ * Begins a pass: the receives are posted and the own block's way out begins, at once. The block must hold what the plan says.
  */
 export function beginLinksPass(place: RingPlace, parts: LinksParts, signal: AbortSignal): LinksPass {
   const { rank, worldSize, epoch, op, layer, wireDtype } = place;
