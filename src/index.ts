@@ -64,10 +64,12 @@ export { PRESET_NAMES, type PresetName } from "./model/presets.ts";
 export { sourceFromDrop } from "./model/sources.ts";
 export type * from "./model/types.ts";
 export { createPeer } from "./peers/create-peer.ts";
+export type { PeerOptions } from "./peers/peer-options.ts";
 export { planShards, type ShardPlanOptions } from "./peers/plan.ts";
 export type * from "./peers/types.ts";
-export type { KvAppendTensors, KvBlock } from "./ring/kv-block.ts";
-export type { GpuPage, HostPage, HostRows, KvPage, RingBlock } from "./ring/kv-page.ts";
+export type { KvAppendTensors, KvBlock, KvBlockMark } from "./ring/kv-block.ts";
+export type { BlockPage, GpuPage, HostPage, HostRows, KvPage, RingBlock } from "./ring/kv-page.ts";
+export type { HostTokens } from "./ring/kv-rows.ts";
 export {
   chooseRotation,
   type ExposureForecast,
@@ -86,7 +88,7 @@ export type * from "./ring/rank-types.ts";
 export { createRingAttention } from "./ring/ring-attention.ts";
 export type * from "./ring/ring-types.ts";
 export { type ShardOptions, shardTokens } from "./ring/shard.ts";
-export type { ArrivedPage, Transport, TransportPass } from "./ring/transport.ts";
+export type { ArrivedPage, StepFields, Transport, TransportPass } from "./ring/transport.ts";
 export type * from "./ring/types.ts";
 export { createInvitation, hasInvitation, type Invitation, parseInvitation } from "./room/invitation.ts";
 export { joinRoom } from "./room/join-room.ts";

@@ -10,7 +10,7 @@ import { PeerCore } from "./core.ts";
 import type { OpenEngine } from "./engine.ts";
 import type { RunInfo } from "./messages.ts";
 import { peerEngine } from "./peer-engine.ts";
-import type { PeerOptions } from "./peer-options.ts";
+import type { PeerOptions, PeerSeams } from "./peer-options.ts";
 import type { Peer, PeerGenerateOptions, PeerGenerateStatistics, PeerGeneration, PeerStatus } from "./types.ts";
 
 /** K/V memory that a peer offers, unless it says otherwise. */
@@ -24,6 +24,11 @@ const CHUNK_TOKENS = 512;
  * @throws {OptionError} for options that do not fit.
  */
 export function createPeer(options: PeerOptions): Peer {
+  return createPeerWith(options, {});
+}
+
+/** {@link createPeer}, with a clock and an engine of the caller's. @throws {OptionError} for options that do not fit. */
+export function createPeerWith(options: PeerOptions, seams: PeerSeams): Peer {
   for (const name of ["id", "name"] as const)
     if (typeof options?.[name] !== "string" || options[name].length === 0 || options[name].length > 200)
       throw new OptionError(
@@ -33,17 +38,17 @@ export function createPeer(options: PeerOptions): Peer {
     throw new OptionError(
       `createPeer: expected requestDevice to be a function that resolves with a GPUDevice, got ${describeValue(options.requestDevice)}`,
     );
-  if (options.isLeader && options.source === undefined && !options.engine)
+  if (options.isLeader && options.source === undefined && !seams.engine)
     throw new OptionError("createPeer: expected a source of the model for the peer that leads, got none");
-  return new RingPeer(options);
+  return new RingPeer(options, seams);
 }
 
 class RingPeer implements Peer {
   private readonly core: PeerCore;
 
-  constructor(options: PeerOptions) {
-    const clock = options.clock ?? systemClock;
-    const engine = options.engine ?? peerEngine(options);
+  constructor(options: PeerOptions, seams: PeerSeams) {
+    const clock = seams.clock ?? systemClock;
+    const engine = seams.engine ?? peerEngine(options);
     this.core = new PeerCore({
       id: options.id,
       name: options.name,
@@ -53,7 +58,7 @@ class RingPeer implements Peer {
       clock,
       engine,
       openLink: (peerId, wires) =>
-        createLink({ selfId: options.id, peerId, wires, ...(options.clock && { clock: options.clock }) }),
+        createLink({ selfId: options.id, peerId, wires, ...(seams.clock && { clock: seams.clock }) }),
       onEvent: (event) => options.onEvent?.(event),
       onReconnect: (peerId) => options.onReconnect?.(peerId),
       onBan: (peerId) => options.onBan?.(peerId),

@@ -32,8 +32,11 @@ export interface PeerOptions {
   onReconnect?: (peerId: string) => void;
   /** A peer was sent away: the room should not let it in again (`room.ban`). */
   onBan?: (peerId: string) => void;
-  /** For tests. */
+}
+
+/** What tests put in the place of time and of the GPU. */
+export interface PeerSeams {
   clock?: PeerClock;
-  /** For tests: what the engine is made of. */
+  /** What the engine is made of. */
   engine?: EngineParts;
 }

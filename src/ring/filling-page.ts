@@ -1,12 +1,12 @@
 /** A page in GPU memory that can be filled, and where in such pages new tokens go. */
 import { release } from "../gpu/buffers.ts";
 import type { TokenPositions } from "../kernels/attention-types.ts";
-import { type GpuPage, type HostPage, PositionList } from "./kv-page.ts";
+import { type BlockPage, type HostPage, PositionList } from "./kv-page.ts";
 import { lastPosition } from "./shard.ts";
 import type { TokenRange } from "./types.ts";
 
 /** A page in GPU memory that can be filled; positions ascend within it. */
-export class FillingPage implements GpuPage {
+export class FillingPage implements BlockPage {
   readonly memory = "gpu";
   private readonly tokens: PositionList;
   private isListWritten = false;

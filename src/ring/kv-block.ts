@@ -9,7 +9,7 @@ import type { MemoryLedger } from "../gpu/ledger.ts";
 import type { TokenCopier } from "../kernels/copy-tokens.ts";
 import { BYTES_PER_ELEMENT, type Dtype } from "../shape.ts";
 import { FillingPage, placeTokens } from "./filling-page.ts";
-import type { HostPage, KvPage, RingBlock } from "./kv-page.ts";
+import type { BlockPage, HostPage, KvPage, RingBlock } from "./kv-page.ts";
 import { findRows, type HostTokens, readRows } from "./kv-rows.ts";
 import { intervalOf, listPositions, lowerBound, sortedPositions, toRanges } from "./positions.ts";
 import type { Readback } from "./readback.ts";
@@ -87,7 +87,7 @@ export class KvBlock implements RingBlock {
   }
 
   /** Pages in GPU memory that hold tokens, with their positions on the host. */
-  get gpuPages(): readonly FillingPage[] {
+  get gpuPages(): readonly BlockPage[] {
     return this.filling.filter((page) => page.count > 0);
   }
 

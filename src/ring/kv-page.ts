@@ -30,6 +30,14 @@ export interface GpuPage extends PageTokens {
   readonly positions: TokenPositions;
 }
 
+/** A page of a block in GPU memory, with its positions on the host. */
+export interface BlockPage extends GpuPage {
+  readonly key: GPUBuffer;
+  readonly value: GPUBuffer;
+  /** Position of every row, ascending; a view. */
+  readonly positionList: Uint32Array<ArrayBuffer>;
+}
+
 /** A page in host memory. */
 export interface HostPage extends PageTokens {
   readonly memory: "host";

@@ -7,9 +7,10 @@ import type { Wire } from "../../src/link/types.ts";
 import type { DecodeExchange, ForwardPlan, HeldTokens, RankRun } from "../../src/model/rank-types.ts";
 import type { Model } from "../../src/model/types.ts";
 import { type PeerClock, sleep } from "../../src/peers/clock.ts";
-import { createPeer } from "../../src/peers/create-peer.ts";
+import { createPeerWith } from "../../src/peers/create-peer.ts";
 import type { EngineParts } from "../../src/peers/engine.ts";
 import { differenceOf, unionOf } from "../../src/peers/holdings.ts";
+import type { PeerOptions } from "../../src/peers/peer-options.ts";
 import type { Peer, PeerEvent } from "../../src/peers/types.ts";
 import { mergePartials } from "../../src/ring/merge-partials.ts";
 import type { PartialAttention } from "../../src/ring/rank-types.ts";
@@ -382,18 +383,17 @@ export class SimulatedPeer {
         };
       },
     };
-    this.peer = createPeer({
+    const options: PeerOptions = {
       id: name,
       name,
       isLeader,
       admit: "all",
       memoryBytes: memoryTokens * 100,
       requestDevice: async () => this.engine().requestDevice(),
-      clock: this.clock,
-      engine: this.engine(),
       onEvent: (event) => this.events.push({ atMs: simulation.nowMs, event }),
       onReconnect: (other) => simulation.reconnect(this, other),
-    });
+    };
+    this.peer = createPeerWith(options, { clock: this.clock, engine: this.engine() });
   }
 
   /** Token ids of the pieces it gave out. */
