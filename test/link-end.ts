@@ -9,20 +9,23 @@ import { type WireOrigin, wiresFrom } from "../src/link/wires.ts";
 
 /** Bytes that a seed stands for. */
 export function seededBytes(seed: number, byteLength: number): Uint8Array<ArrayBuffer> {
-  const bytes = new Uint8Array(byteLength);
+  const words = new Uint32Array(Math.ceil(byteLength / 4));
   let state = (seed * 2654435761) >>> 0 || 1;
-  for (let index = 0; index < byteLength; index++) {
+  for (let index = 0; index < words.length; index++) {
     state ^= state << 13;
     state ^= state >>> 17;
     state ^= state << 5;
-    bytes[index] = state;
+    words[index] = state;
   }
-  return bytes;
+  return new Uint8Array(words.buffer, 0, byteLength);
 }
 
-function isEqual(one: Uint8Array, other: Uint8Array): boolean {
-  if (one.byteLength !== other.byteLength) return false;
-  for (let index = 0; index < one.byteLength; index++) if (one[index] !== other[index]) return false;
+function isEqual(one: Uint8Array<ArrayBuffer>, other: Uint8Array<ArrayBuffer>): boolean {
+  if (one.byteLength !== other.byteLength || one.byteOffset % 4 !== 0) return false;
+  const words = Math.floor(one.byteLength / 4);
+  const [left, right] = [one, other].map(({ buffer, byteOffset }) => new Uint32Array(buffer, byteOffset, words));
+  for (let index = 0; index < words; index++) if (left![index] !== right![index]) return false;
+  for (let index = words * 4; index < one.byteLength; index++) if (one[index] !== other[index]) return false;
   return true;
 }
 

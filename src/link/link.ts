@@ -144,6 +144,7 @@ class RingwiseLink implements OwnLink, LinkCore {
       after: (milliseconds, then) => this.clock.after(milliseconds, then),
       violation: (reason) => this.violation(reason),
       overflow: () => this.end("the other end takes nothing any more", "closed", true),
+      onRoom: () => this.outgoing.onOrderedRoom(),
       countDuplicate: () => {
         this.counters.duplicate++;
       },

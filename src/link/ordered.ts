@@ -25,6 +25,8 @@ export interface OrderedHost {
   violation(reason: string): void;
   /** The other end takes nothing. */
   overflow(): void;
+  /** Something was acknowledged. */
+  onRoom(): void;
   countDuplicate(): void;
 }
 
@@ -104,6 +106,7 @@ export class OrderedChannel {
     this.entries.splice(0, gone);
     this.sentCount = Math.max(0, this.sentCount - gone);
     this.flush();
+    this.host.onRoom();
   }
 
   /** Whether an ordered frame that came is the next one; it counts as taken then. */

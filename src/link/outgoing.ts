@@ -15,6 +15,8 @@ import type { ParcelKey } from "./types.ts";
 
 /** Large parcels on their way at a time. */
 const MAX_IN_FLIGHT = 2;
+/** Bytes in the ordered channel beyond which small parcels wait at home, so that messages get by. */
+const MAX_ORDERED_BYTES = 2 * 1024 * 1024;
 /** Credits that the other end may have given without being sent anything. */
 const MAX_CREDITS = 4096;
 /** An end that was lost is told again after this long. */
@@ -32,6 +34,8 @@ interface Transfer {
   text: string;
   parts: PartList;
   state: "waiting" | "eager" | "streaming" | "sent";
+  /** A small one for which there was no room: it waits for a credit. */
+  isRefused: boolean;
   /** While streaming or sent. */
   post: number;
   /** What goes out in this round: `[begin, end)`, ascending. */
@@ -73,6 +77,7 @@ export class Outgoing {
         text,
         parts: new PartList(parts, byteLength, () => this.pump()),
         state: "waiting",
+        isRefused: false,
         post: 0,
         todo: [],
         round: 0,
@@ -88,9 +93,7 @@ export class Outgoing {
       const stopListening = onAbort(signal, () => this.giveUp(transfer, signal.reason));
       this.transfers.set(text, transfer);
       transfer.parts.whole.catch((error) => this.giveUp(transfer, error));
-      if (byteLength > EAGER_BYTES) this.pump();
-      else if (transfer.parts.available === byteLength) this.sendEagerly(transfer);
-      else transfer.parts.whole.then(() => this.sendEagerly(transfer)).catch(() => {});
+      this.pump();
     });
   }
 
@@ -168,6 +171,12 @@ export class Outgoing {
       return;
     }
     transfer.state = "waiting";
+    transfer.isRefused = true;
+    this.pump();
+  }
+
+  /** The other end has taken what was sent in order: more may follow. */
+  onOrderedRoom(): void {
     this.pump();
   }
 
@@ -196,7 +205,6 @@ export class Outgoing {
   }
 
   private sendEagerly(transfer: Transfer): void {
-    if (this.transfers.get(transfer.text) !== transfer || transfer.state !== "waiting") return;
     transfer.state = "eager";
     const payload = new Uint8Array(transfer.parts.byteLength);
     transfer.parts.copy(0, payload);
@@ -244,16 +252,17 @@ export class Outgoing {
   private begin(): void {
     let inFlight = 0;
     for (const transfer of this.transfers.values()) if (isBegun(transfer)) inFlight++;
-    for (const transfer of [...this.transfers.values()]) {
-      const credit = this.credits.get(transfer.text);
-      if (transfer.state !== "waiting" || !credit) continue;
+    for (const transfer of this.transfers.values()) {
+      if (transfer.state !== "waiting") continue;
       const { byteLength, available } = transfer.parts;
-      if (byteLength > credit.maxBytes) {
+      const credit = this.credits.get(transfer.text);
+      if (!credit && (byteLength > EAGER_BYTES || transfer.isRefused)) continue;
+      if (credit && byteLength > credit.maxBytes) {
         const message = `send: ${transfer.text} has ${byteLength} bytes, the other end awaits at most ${credit.maxBytes}`;
         transfer.settle(new LinkError(message, "violation"));
       } else if (byteLength <= EAGER_BYTES) {
-        if (available === byteLength) this.sendEagerly(transfer);
-      } else if (inFlight < MAX_IN_FLIGHT && available > 0) {
+        if (available === byteLength && this.core.ordered.heldBytes < MAX_ORDERED_BYTES) this.sendEagerly(transfer);
+      } else if (credit && inFlight < MAX_IN_FLIGHT && available > 0) {
         transfer.state = "streaming";
         transfer.post = credit.post;
         transfer.todo = [{ begin: 0, end: byteLength }];
