@@ -45,6 +45,8 @@ interface Post {
   maxBytes: number;
   isCredited: boolean;
   begun: Begun | undefined;
+  /** Transfers up to this number were given up: chunks of theirs may still come, over another lane than the word of it. */
+  abortedThrough: number;
   /** Hashes of a transfer, whether or not it has begun. */
   trailer: { transfer: number; totalBytes: number; digests: Uint8Array } | undefined;
   settle(result: Parcel | { error: unknown }): void;
@@ -92,6 +94,7 @@ export class Incoming {
         maxBytes,
         isCredited: maxBytes > EAGER_BYTES || this.hasRefused,
         begun: undefined,
+        abortedThrough: 0,
         trailer: undefined,
         settle: (result) => {
           stopListening();
@@ -146,7 +149,9 @@ export class Incoming {
   onAbort(frame: Frame): void {
     this.unclaimed.abort(keyText(frame.key!), frame.transfer);
     const post = this.byNumber.get(frame.post);
-    if (post?.begun?.transfer === frame.transfer) this.reset(post);
+    if (!post) return;
+    post.abortedThrough = Math.max(post.abortedThrough, frame.transfer);
+    if (post.begun && post.begun.transfer <= frame.transfer) this.reset(post);
   }
 
   onChunk(frame: Frame): void {
@@ -245,7 +250,7 @@ export class Incoming {
   /** What has begun of a post; takes memory at the first frame of a transfer. */
   private begin(post: Post, frame: Frame): Begun | undefined {
     const { begun } = post;
-    if (begun && frame.transfer < begun.transfer) {
+    if (frame.transfer <= post.abortedThrough || (begun && frame.transfer < begun.transfer)) {
       this.core.counters.unexpected++;
       return undefined;
     }

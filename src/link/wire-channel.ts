@@ -86,9 +86,23 @@ class ChannelWire implements Wire {
     return waited;
   }
 
+  /** What was sent before still goes out; over a channel that is not open yet, when it is. */
   close(): void {
     if (this.isClosed) return;
-    this.shut();
+    const { channel, early } = this;
+    if (channel.readyState !== "connecting" || early.length === 0) {
+      this.shut();
+      return;
+    }
+    const last = () => {
+      try {
+        for (const message of early) channel.send(message);
+      } finally {
+        channel.close();
+      }
+    };
+    this.silence();
+    channel.addEventListener("open", last, { once: true });
   }
 
   /** The event is not told by a channel that drained between being asked and listened to. */
@@ -133,6 +147,11 @@ class ChannelWire implements Wire {
   };
 
   private shut(): void {
+    this.silence();
+    this.channel.close();
+  }
+
+  private silence(): void {
     this.isClosed = true;
     clearTimeout(this.poll);
     this.early = [];
@@ -143,7 +162,6 @@ class ChannelWire implements Wire {
     channel.removeEventListener("bufferedamountlow", this.onLow);
     channel.removeEventListener("close", this.onChannelClose);
     channel.removeEventListener("error", this.onChannelError);
-    channel.close();
     this.waiters.fail();
   }
 
