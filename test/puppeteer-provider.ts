@@ -18,7 +18,10 @@ class PuppeteerProvider implements BrowserProvider {
 
   async openPage(sessionId: string, url: string): Promise<void> {
     this.browser ??= launchChrome();
-    const page = await (await this.browser).newPage();
+    const browser = await this.browser;
+    // WebRTC: on a machine without a default route, Chrome gathers candidates only for origins that may use a camera.
+    await browser.defaultBrowserContext().overridePermissions(new URL(url).origin, ["camera", "microphone"]);
+    const page = await browser.newPage();
     page.on("pageerror", (error) => console.error(`[page] ${String(error)}`));
     this.pages.set(sessionId, page);
     await page.goto(url);

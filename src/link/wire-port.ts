@@ -34,7 +34,7 @@ class PortWire implements Wire {
   ) {
     port.addEventListener("message", this.onPortMessage);
     port.addEventListener("messageerror", this.onPortError);
-    // Chrome since 122, and Node.
+    // Node, and browsers that have the event (Chromium 156 does not: there, silence alone tells of a crash).
     port.addEventListener("close", this.onPortClose);
     port.start();
   }
