@@ -2,10 +2,9 @@
  * A decode operation: the leader's query goes down a tree of the ranks, each answers over what it holds, and the answers are
  * merged on their way up. One parcel down and one up per link and layer, whatever the context's length.
  */
-import { PeerError } from "../errors.ts";
-import type { ParcelKey } from "../link/types.ts";
+import { LinkError, PeerError } from "../errors.ts";
+import type { Link, ParcelKey } from "../link/types.ts";
 import type { DecodeExchange } from "../model/rank-types.ts";
-
 import { mergePartials } from "../ring/merge-partials.ts";
 import type { PartialAttention } from "../ring/rank-types.ts";
 import type { PeerMessage } from "./messages.ts";
@@ -20,11 +19,25 @@ const ROOT = 0;
 const bytesOf = (floats: Floats): Uint8Array<ArrayBuffer> =>
   new Uint8Array(floats.buffer, floats.byteOffset, floats.byteLength);
 
-function floatsOf(bytes: Uint8Array<ArrayBuffer>, count: number, what: string): Floats {
-  if (bytes.byteLength !== count * 4)
-    throw new PeerError(`decode: expected ${what} of ${count * 4} bytes, got ${bytes.byteLength}`);
+/** What does not fit the plan ends the link that it came over: the ring goes on without its sender. */
+function refuse(link: Link, expected: string, got: string): never {
+  const message = `decode: expected ${expected} from ${link.peerId}, got ${got}`;
+  link.close(`broke the protocol: ${message}`);
+  throw new LinkError(message, "violation");
+}
+
+function floatsOf(link: Link, bytes: Uint8Array<ArrayBuffer>, count: number, what: string): Floats {
+  if (bytes.byteLength !== count * 4) refuse(link, `${what} of ${count * 4} bytes`, `${bytes.byteLength} bytes`);
   // A copy, so that it begins where a Float32Array may.
   return new Float32Array(bytes.slice().buffer);
+}
+
+/** One NaN would make every number of the merge NaN, and the token picked from them nonsense without a word. */
+function expectNumbers(link: Link, { output, lse }: PartialAttention): void {
+  const badLse = lse.find((value) => !(value < Number.POSITIVE_INFINITY));
+  if (badLse !== undefined) refuse(link, "an lse that is finite or -Infinity", String(badLse));
+  const bad = output.find((value) => !Number.isFinite(value));
+  if (bad !== undefined) refuse(link, "an answer of finite numbers", String(bad));
 }
 
 /** One token's way along the tree, as one rank goes it. */
@@ -67,8 +80,9 @@ class TreeOp {
     const { queryLength, rowLength } = this;
     const carries = this.carriesKeyValue(epoch.rank);
     const count = queryLength + (carries ? 2 * rowLength : 0);
-    const parcel = await linkTo(this.parent!).receive(this.key("ask", layer, epoch.rank), count * 4, signal);
-    const floats = floatsOf(parcel.bytes, count, "a query");
+    const parent = linkTo(this.parent!);
+    const parcel = await parent.receive(this.key("ask", layer, epoch.rank), count * 4, signal);
+    const floats = floatsOf(parent, parcel.bytes, count, "a query");
     const query = floats.slice(0, queryLength);
     if (!carries) return { query };
     return {
@@ -90,12 +104,15 @@ class TreeOp {
       }
       const byteLength = parts.reduce((sum, part) => sum + part.byteLength, 0);
       const count = this.queryLength + heads;
-      const answer = linkTo(child).receive(this.key("answer", layer, child), count * 4, signal);
-      const sent = linkTo(child).send(this.key("ask", layer, child), parts, byteLength, signal);
+      const link = linkTo(child);
+      const answer = link.receive(this.key("answer", layer, child), count * 4, signal);
+      const sent = link.send(this.key("ask", layer, child), parts, byteLength, signal);
       // The answer is what matters: an ask that fails shows in it, or in the epoch's end.
       sent.catch(() => {});
-      const floats = floatsOf((await answer).bytes, count, "an answer");
-      return { output: floats.slice(0, this.queryLength), lse: floats.slice(this.queryLength) };
+      const floats = floatsOf(link, (await answer).bytes, count, "an answer");
+      const partial = { output: floats.slice(0, this.queryLength), lse: floats.slice(this.queryLength) };
+      expectNumbers(link, partial);
+      return partial;
     });
     const partials = await Promise.all(answers);
     return partials.reduce<PartialAttention | undefined>(

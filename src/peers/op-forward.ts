@@ -1,5 +1,5 @@
 /** A prefill operation on one rank: its share of the tokens through all layers, in lockstep with the others. */
-import { PeerError } from "../errors.ts";
+import { LinkError, PeerError } from "../errors.ts";
 import type { Link } from "../link/types.ts";
 import type { RankRun } from "../model/rank-types.ts";
 import type { RankStep } from "../ring/rank-types.ts";
@@ -58,7 +58,7 @@ export async function forwardOp(
   const startMs = now();
   const sentBefore = next?.counters.sentBytes ?? 0;
   const sums = { computeMs: 0, transferMs: 0, waitMs: 0, multiplyAdds: 0, receivedBytes: 0 };
-  await rank.forward(
+  const pass = rank.forward(
     run.ids,
     {
       rank: epoch.rank,
@@ -85,6 +85,15 @@ export async function forwardOp(
       onSteps(layer, rank.layerCount, steps);
     },
   );
+  try {
+    await pass;
+  } catch (error) {
+    // Whoever passes a block on has checked it, so it is the neighbour's doing: the ring goes on without it, instead of
+    // meeting the same block again in every epoch to come.
+    if (error instanceof LinkError && error.why === "violation" && previous && !previous.isClosed)
+      previous.close(`broke the protocol: ${error.message}`);
+    throw error;
+  }
   const bytesPerSecond = previous?.bytesPerSecond;
   return {
     ...plainFigures(rank, now() - startMs),
