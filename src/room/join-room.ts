@@ -12,6 +12,8 @@ import { createWebRtcPeers } from "./webrtc-peers.ts";
 const DEFAULT_MAX_PEERS = 63;
 /** A guest who has met nobody for this long is told so. */
 const LONELY_MS = 10_000;
+/** How long a connection outlives the word that ends it. */
+const PARTING_MS = 500;
 
 /** The relay of the server that the page comes from. */
 function ownRelay(pageUrl: string): string {
@@ -140,10 +142,13 @@ export async function joinRoom(options: RoomOptions): Promise<Room> {
     },
     ban(peerId) {
       gate.ban(peerId);
-      const reason = "You were removed from this room.";
-      tabs?.drop(peerId, reason);
-      webRtc.drop(peerId, reason);
-      counted.delete(peerId);
+      // A connection that ends at once takes along what was said over it last: why the peer is sent away.
+      setTimeout(() => {
+        const reason = "You were removed from this room.";
+        tabs?.drop(peerId, reason);
+        webRtc.drop(peerId, reason);
+        counted.delete(peerId);
+      }, PARTING_MS);
     },
     leave() {
       if (hasLeft) return;
