@@ -14,6 +14,8 @@ const LOW_WATER_BYTES = 256 * 1024;
 /** The same with several connections to one peer. */
 const LANE_HIGH_WATER_BYTES = 256 * 1024;
 const LANE_LOW_WATER_BYTES = 128 * 1024;
+/** How long a channel outlives what was said over it last. */
+const PARTING_MS = 300;
 /** How often a channel is looked at that does not tell when it has drained. */
 const POLL_MS = 50;
 
@@ -146,9 +148,11 @@ class ChannelWire implements Wire {
     this.fail(`the data channel failed${error ? `: ${error.message}` : ""}`);
   };
 
+  /** A busy other end (a Node peer that compiles) hears of the closing before it reads what came just ahead of it: it gets time. */
   private shut(): void {
     this.silence();
-    this.channel.close();
+    const { channel } = this;
+    setTimeout(() => channel.close(), PARTING_MS);
   }
 
   private silence(): void {
