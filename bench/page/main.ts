@@ -1,6 +1,7 @@
 /** The page's side of src/cli/harness.ts: runs a job on this page's GPU, in the code that Node runs too. */
-import { type GenerateJob, type JobEvent, runGenerate } from "../../src/cli/generate-job.ts";
+import { type GenerateJob, runGenerate } from "../../src/cli/generate-job.ts";
 import type { JobAnswer } from "../../src/cli/harness-answer.ts";
+import type { JobEvent } from "../../src/cli/job-progress.ts";
 import { requestRingwiseDevice } from "../../src/index.ts";
 import { type NeedleJob, runNeedle } from "../jobs/needle.ts";
 import { runBench } from "../jobs/run.ts";

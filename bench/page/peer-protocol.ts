@@ -1,7 +1,8 @@
 /** What the peer page, its engine workers and the host (Node) say to each other. */
 
 import type { JobAnswer } from "../../src/cli/harness-answer.ts";
-import type { PeerCall, PeerJobEvent } from "../../src/cli/peer-job.ts";
+import type { JobEvent } from "../../src/cli/job-progress.ts";
+import type { PeerCall } from "../../src/cli/peer-job.ts";
 import type { PeerEvent, WireSource } from "../../src/index.ts";
 
 /** How a peer is opened in a page. */
@@ -31,7 +32,7 @@ export interface PeerOpened {
 /** What a page tells the host. */
 export type PageEvent =
   | { type: "peer"; id: string; event: PeerEvent }
-  | { type: "job"; id: string; event: PeerJobEvent }
+  | { type: "job"; id: string; event: JobEvent }
   | { type: "room"; id: string; message: string };
 
 /** What the page offers to the host. */

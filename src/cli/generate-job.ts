@@ -12,6 +12,7 @@ import {
   type Prompt,
   type RingLayout,
 } from "../index.ts";
+import { gatherAnswer, type JobEvent, sayLoad, sayPrefill, throttled } from "./job-progress.ts";
 
 /** What to generate; plain data, so that it can be sent into a page. */
 export interface GenerateJob {
@@ -29,9 +30,6 @@ export interface GenerateJob {
   token?: string;
 }
 
-/** What a run tells while it goes. */
-export type JobEvent = { type: "progress"; message: string } | { type: "piece"; text: string };
-
 /** What `ringwise generate --json` prints. */
 export interface GenerateResult extends Omit<GenerateStatistics, "newTokens"> {
   model: string;
@@ -42,9 +40,6 @@ export interface GenerateResult extends Omit<GenerateStatistics, "newTokens"> {
   text: string;
 }
 
-/** Progress lines at most this often. */
-const PROGRESS_INTERVAL_MS = 500;
-
 /** Loads the model, generates, and gives everything back. @throws whatever loading and generating throw. */
 export async function runGenerate(
   device: GPUDevice,
@@ -53,20 +48,14 @@ export async function runGenerate(
   emit: (event: JobEvent) => void,
   signal?: AbortSignal,
 ): Promise<GenerateResult> {
-  let lastMs = Number.NEGATIVE_INFINITY;
-  const progress = (message: string, isLast = false) => {
-    if (!isLast && performance.now() - lastMs < PROGRESS_INTERVAL_MS) return;
-    lastMs = performance.now();
-    emit({ type: "progress", message });
-  };
+  const progress = throttled((message) => emit({ type: "progress", message }));
   const { worldSize, layout, blockMemory, attention, token } = job;
   const model = await loadModel(source, {
     device,
     ring: { worldSize, layout, blockMemory, attention },
     token,
     signal,
-    onProgress: ({ message, loadedBytes, totalBytes }) =>
-      progress(totalBytes > 0 ? `${message} (${Math.floor((100 * loadedBytes) / totalBytes)}%)` : message),
+    onProgress: (loading) => progress(sayLoad(loading)),
   });
   try {
     const run = model.generate(job.prompt, {
@@ -77,21 +66,9 @@ export async function runGenerate(
       seed: job.seed,
       addBos: job.addBos,
       signal,
-      onProgress: (event) => {
-        if (event.type !== "prefill") return;
-        const { doneTokens, totalTokens, tokensPerSecond, secondsLeft } = event;
-        // Before the first chunk is done there is no pace to tell.
-        const pace = doneTokens > 0 ? `, ${tokensPerSecond.toFixed(0)} tokens/s, ${secondsLeft.toFixed(0)} s left` : "";
-        progress(`prefill ${doneTokens}/${totalTokens} tokens${pace}`, doneTokens === totalTokens);
-      },
+      onProgress: sayPrefill(progress),
     });
-    const tokenIds: number[] = [];
-    let text = "";
-    for await (const piece of run) {
-      tokenIds.push(piece.tokenId);
-      text += piece.text;
-      if (piece.text) emit({ type: "piece", text: piece.text });
-    }
+    const { tokenIds, text } = await gatherAnswer(run, emit);
     const { newTokens: _, ...statistics } = run.statistics;
     return { model: model.name, adapter: describeAdapter(device).name, ...statistics, tokenIds, text };
   } finally {

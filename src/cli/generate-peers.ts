@@ -1,8 +1,9 @@
 /** `ringwise generate --peers N`: starts a whole ring of peers on this machine, generates with it, and ends it. */
 import type { Prompt, RingLayout, WireDtype } from "../index.ts";
 import { UsageError } from "./errors.ts";
+import { sayLoad, throttled } from "./job-progress.ts";
 import { placeOf } from "./model-place.ts";
-import { sayEvent, sayLoad, throttled } from "./peer-job.ts";
+import { sayEvent } from "./peer-job.ts";
 import { openRing, type RingLink } from "./peer-ring.ts";
 import { formatPeerRing } from "./peer-table.ts";
 import { formatSpeed } from "./ring-table.ts";

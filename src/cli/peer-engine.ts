@@ -3,14 +3,8 @@
  * peer` hosts in Node. Rooms stay outside: whoever has one hands wires in and is asked to reconnect or to ban.
  */
 import { createPeer, ledgerOf, type ModelSource, type Peer, PeerError, type PeerEvent, type Wire } from "../index.ts";
-import {
-  type HeardAnswer,
-  type PeerCall,
-  type PeerJobEvent,
-  type PeerReport,
-  runPeerJob,
-  type SelfFault,
-} from "./peer-job.ts";
+import type { JobEvent } from "./job-progress.ts";
+import { type HeardAnswer, type PeerCall, type PeerReport, runPeerJob, type SelfFault } from "./peer-job.ts";
 
 /** How a peer is made here. */
 export interface EngineOptions {
@@ -26,7 +20,7 @@ export interface EngineOptions {
   /** Called again after a lost device. */
   requestDevice: () => Promise<GPUDevice>;
   onEvent: (event: PeerEvent) => void;
-  onJobEvent: (event: PeerJobEvent) => void;
+  onJobEvent: (event: JobEvent) => void;
   onReconnect: (peerId: string) => void;
   onBan: (peerId: string) => void;
   /** Tests put themselves between the link and its wires, and do faults to this peer. */

@@ -2,16 +2,8 @@
  * One run of `generate` over a ring of peers, and what the command line and the pages it drives say to each other about it:
  * the same code in a page's engine worker and in Node.
  */
-import type {
-  LoadProgress,
-  Peer,
-  PeerEvent,
-  PeerGenerateStatistics,
-  PeerStatus,
-  Prompt,
-  RingLayout,
-  WireDtype,
-} from "../index.ts";
+import type { Peer, PeerEvent, PeerGenerateStatistics, PeerStatus, Prompt, RingLayout, WireDtype } from "../index.ts";
+import { gatherAnswer, type JobEvent, sayPrefill, throttled } from "./job-progress.ts";
 
 /** What to generate; plain data, so that it can be sent into a page. */
 export interface PeerJob {
@@ -80,26 +72,6 @@ export type PeerCall =
   | { call: "fault"; fault: SelfFault }
   | { call: "leave" };
 
-/** What a run tells while it goes. */
-export type PeerJobEvent = { type: "progress"; message: string } | { type: "piece"; text: string };
-
-/** Progress lines at most this often. */
-const PROGRESS_INTERVAL_MS = 500;
-
-/** Says progress, at most every half second. */
-export function throttled(emit: (message: string) => void): (message: string, isLast?: boolean) => void {
-  let lastMs = Number.NEGATIVE_INFINITY;
-  return (message, isLast = false) => {
-    if (!isLast && performance.now() - lastMs < PROGRESS_INTERVAL_MS) return;
-    lastMs = performance.now();
-    emit(message);
-  };
-}
-
-/** "Loading weights: ... (40%)" */
-export const sayLoad = ({ message, loadedBytes, totalBytes }: LoadProgress): string =>
-  totalBytes > 0 ? `${message} (${Math.floor((100 * loadedBytes) / totalBytes)}%)` : message;
-
 /** An event of the ring as a line for people; undefined for what is too frequent to say. */
 export function sayEvent(event: PeerEvent): string | undefined {
   switch (event.type) {
@@ -126,7 +98,7 @@ export async function runPeerJob(
   peer: Peer,
   model: string,
   job: PeerJob,
-  emit: (event: PeerJobEvent) => void,
+  emit: (event: JobEvent) => void,
   signal?: AbortSignal,
 ): Promise<PeerResult> {
   const progress = throttled((message) => emit({ type: "progress", message }));
@@ -134,21 +106,9 @@ export async function runPeerJob(
   const run = peer.generate(prompt, {
     ...options,
     signal,
-    onProgress: (event) => {
-      if (event.type !== "prefill") return;
-      const { doneTokens, totalTokens, tokensPerSecond, secondsLeft } = event;
-      // Before the first chunk is done there is no pace to tell.
-      const pace = doneTokens > 0 ? `, ${tokensPerSecond.toFixed(0)} tokens/s, ${secondsLeft.toFixed(0)} s left` : "";
-      progress(`prefill ${doneTokens}/${totalTokens} tokens${pace}`, doneTokens === totalTokens);
-    },
+    onProgress: sayPrefill(progress),
   });
-  const tokenIds: number[] = [];
-  let text = "";
-  for await (const piece of run) {
-    tokenIds.push(piece.tokenId);
-    text += piece.text;
-    if (piece.text) emit({ type: "piece", text: piece.text });
-  }
+  const { tokenIds, text } = await gatherAnswer(run, emit);
   const { newTokens: _, ...statistics } = run.statistics;
   return { model, adapter: peer.peers[0]?.adapterName ?? "", ...statistics, tokenIds, text };
 }

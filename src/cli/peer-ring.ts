@@ -9,8 +9,9 @@ import type { PageEvent, PeerSetup } from "../../bench/page/peer-protocol.ts";
 import type { PeerEvent } from "../index.ts";
 import { launchChrome } from "./chrome.ts";
 import { JobError, UsageError } from "./errors.ts";
+import type { JobEvent } from "./job-progress.ts";
 import { builtFolder, packageRoot } from "./paths.ts";
-import type { PeerCall, PeerJob, PeerJobEvent, PeerReport, PeerResult } from "./peer-job.ts";
+import type { PeerCall, PeerJob, PeerReport, PeerResult } from "./peer-job.ts";
 import { allowLocalConnections, openPeerPage, type PeerPageHandle } from "./peer-page.ts";
 import { type StaticServer, serve } from "./server.ts";
 
@@ -35,7 +36,7 @@ export interface RingOptions {
   /** False: hidden tabs are slowed down as a person's Chrome does. */
   keepsHiddenTabsFast?: boolean;
   onEvent?: (member: RingMember, event: PeerEvent) => void;
-  onJobEvent?: (event: PeerJobEvent) => void;
+  onJobEvent?: (event: JobEvent) => void;
   log: (line: string) => void;
 }
 

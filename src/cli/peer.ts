@@ -3,10 +3,11 @@ import { hostname } from "node:os";
 import { Command, Option } from "commander";
 import { PeerError, type PeerEvent, type PeerStatus } from "../index.ts";
 import { UsageError } from "./errors.ts";
+import { sayLoad, throttled } from "./job-progress.ts";
 import { placeOf } from "./model-place.ts";
 import { integer } from "./parse.ts";
 import { type HostOptions, hostInChrome, hostInNode, type PeerHost, tryNodeDevice } from "./peer-host.ts";
-import { sayEvent, sayLoad, throttled } from "./peer-job.ts";
+import { sayEvent } from "./peer-job.ts";
 import { adapterOption, chromeAdapter, jsonOption } from "./shared-options.ts";
 import { formatBytes, openTerminal, type Terminal } from "./terminal.ts";
 

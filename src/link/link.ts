@@ -53,7 +53,8 @@ export interface LinkClock {
   every(milliseconds: number, then: () => void): () => void;
 }
 
-const PLATFORM_CLOCK: LinkClock = {
+/** The platform's clock. */
+export const platformClock: LinkClock = {
   now: () => performance.now(),
   after(milliseconds, then) {
     const timer = setTimeout(then, milliseconds);
@@ -124,7 +125,7 @@ class RingwiseLink implements OwnLink, LinkCore {
   private readonly junk: JunkMeter;
   private readonly stopTicking: () => void;
 
-  constructor({ selfId, peerId, session = randomSession(), clock = PLATFORM_CLOCK }: CreateLinkOptions) {
+  constructor({ selfId, peerId, session = randomSession(), clock = platformClock }: CreateLinkOptions) {
     this.selfId = selfId;
     this.peerId = peerId;
     this.session = session;

@@ -92,18 +92,18 @@ class ChannelWire implements Wire {
   close(): void {
     if (this.isClosed) return;
     const { channel, early } = this;
+    this.silence();
     if (channel.readyState !== "connecting" || early.length === 0) {
-      this.shut();
+      this.part();
       return;
     }
     const last = () => {
       try {
         for (const message of early) channel.send(message);
       } finally {
-        channel.close();
+        this.part();
       }
     };
-    this.silence();
     channel.addEventListener("open", last, { once: true });
   }
 
@@ -149,10 +149,8 @@ class ChannelWire implements Wire {
   };
 
   /** A busy other end (a Node peer that compiles) hears of the closing before it reads what came just ahead of it: it gets time. */
-  private shut(): void {
-    this.silence();
-    const { channel } = this;
-    setTimeout(() => channel.close(), PARTING_MS);
+  private part(): void {
+    setTimeout(() => this.channel.close(), PARTING_MS);
   }
 
   private silence(): void {
@@ -171,7 +169,8 @@ class ChannelWire implements Wire {
 
   private fail(reason: string): void {
     if (this.isClosed) return;
-    this.shut();
+    this.silence();
+    this.channel.close();
     this.onClose?.(reason);
   }
 }

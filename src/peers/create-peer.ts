@@ -1,11 +1,10 @@
 /** `createPeer`: one GPU, one model, links to the others; together a ring that computes one context. */
 import { OptionError, PeerError } from "../errors.ts";
-import { createLink } from "../link/link.ts";
+import { createLink, platformClock } from "../link/link.ts";
 import type { Wire } from "../link/types.ts";
 import { checkPrompt, checkRunOptions, isChat, promptIds } from "../model/generate.ts";
 import type { GeneratedPiece, Model, Prompt } from "../model/types.ts";
 import { describeValue, expectInteger, expectOneOf } from "../shape.ts";
-import { systemClock } from "./clock.ts";
 import { PeerCore } from "./core.ts";
 import type { OpenEngine } from "./engine.ts";
 import type { RunInfo } from "./messages.ts";
@@ -47,7 +46,7 @@ class RingPeer implements Peer {
   private readonly core: PeerCore;
 
   constructor(options: PeerOptions, seams: PeerSeams) {
-    const clock = seams.clock ?? systemClock;
+    const clock = seams.clock ?? platformClock;
     const engine = seams.engine ?? peerEngine(options);
     this.core = new PeerCore({
       id: options.id,

@@ -290,7 +290,7 @@ export class RunLoop {
     this.recovery = undefined;
     const milliseconds = core.clock.now() - recovery.sinceMs;
     this.figuresFor(answer).recovered(recovery.total, milliseconds);
-    const message = `${recovery.total} tokens were computed again in ${(milliseconds / 1000).toFixed(1)} s.`;
+    const message = `${recovery.total.toLocaleString("en-US")} tokens were computed again in ${(milliseconds / 1000).toFixed(1)} s.`;
     const event = { type: "recovered" as const, tokens: recovery.total, milliseconds, message };
     core.emit(event);
     core.sendToRanks(event);
@@ -299,7 +299,7 @@ export class RunLoop {
   private tellRecovering(doneTokens: number): void {
     const { core, recovery } = this;
     if (!recovery) return;
-    const message = `${recovery.total} tokens are computed again: their peer took them along.`;
+    const message = `${recovery.total.toLocaleString("en-US")} tokens are computed again: their peer took them along.`;
     const event = { type: "recovering" as const, doneTokens, totalTokens: recovery.total, message };
     core.emit(event);
     core.sendToRanks(event);

@@ -3,9 +3,11 @@
  * for. Several who join at once form a chain: each gets its pieces from the one who joined just before it, as that one gets them, so
  * that a piece goes through any link at most once, and through the leader's once for all of them.
  */
+
+import { platformClock } from "../link/link.ts";
 import type { ControlMessage, Link } from "../link/types.ts";
 import type { ModelFiles } from "../model/types.ts";
-import { type PeerClock, systemClock } from "./clock.ts";
+import type { PeerClock } from "./clock.ts";
 import { FetchedPieces } from "./weights-client.ts";
 import { PIECE_BYTES } from "./weights-manifest.ts";
 import { parseWeightsMessage } from "./weights-messages.ts";
@@ -70,7 +72,7 @@ export function createWeightsExchange(options: WeightsExchangeOptions): WeightsE
   };
   const fetched = new FetchedPieces({
     ...{ sourcesFor, onBroken, pieceBytes, life: life.signal },
-    clock: options.clock ?? systemClock,
+    clock: options.clock ?? platformClock,
     patienceMs: options.patienceMs ?? 15_000,
     leader: () => {
       const id = leaderId();

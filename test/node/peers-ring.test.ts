@@ -1,7 +1,8 @@
 /** A ring of peers, whatever happens to it: the answer is the one that a single machine gives. On a virtual clock. */
 import { createHash } from "node:crypto";
 import { describe, expect, it, vi } from "vitest";
-import { goldenAnswer, type SimulatedPeer, Simulation } from "./peer-simulation.ts";
+import { goldenAnswer } from "./fake-rank.ts";
+import { type SimulatedPeer, Simulation } from "./peer-simulation.ts";
 
 // Hashes of the platform come on its own time; these come on the virtual clock's.
 vi.spyOn(crypto.subtle, "digest").mockImplementation(async (_algorithm, data) => {
