@@ -6,9 +6,17 @@ import type { Summary } from "./statistics.ts";
 export interface BenchResult {
   case: string;
   /** Which family of figures this is: decides the columns that mean something. */
-  group: "attention" | "ring" | "memory" | "model";
-  /** e.g. "flash, register" */
+  group: "attention" | "ring" | "memory" | "model" | "matmul" | "bandwidth";
+  /** e.g. "flash, register", or a peer's own name for what it runs. */
   implementation: string;
+  /** Whose implementation. Absent: Ringwise's. */
+  contender?: Contender;
+  /** Absent: "ok". "wrong": ran, and its result is not the oracle's. "failed": threw, or could not be asked. */
+  status?: "ok" | "wrong" | "failed";
+  /** Why the status is not "ok", as a sentence. */
+  reason?: string;
+  /** Element type of the tensors. Absent: "f32". */
+  dtype?: "f32" | "f16";
   /** Milliseconds of one run; absent where only bytes are measured. */
   timeMs?: Summary;
   /** Tokens of the query, for plots over length. */
@@ -23,12 +31,22 @@ export interface BenchResult {
   tensorBytes?: number;
   extraBytes?: number;
   extraShare?: number;
+  /** Peak bytes of GPU buffers while the case ran, counted at createBuffer: inputs, outputs and everything else. */
+  peakBytes?: number;
+  /** Processor seconds that the GPU process took for one run (CPU adapters only). */
+  cpuSeconds?: number;
+  /** Bytes that must be read at least, per second of the median, in GB/s; and the share of the read bandwidth of the same run. */
+  readGBps?: number;
+  bandwidthShare?: number;
   /** Largest absolute difference from the float64 oracle, and over how many query rows. */
   maxError?: number;
   errorRows?: number;
   /** Further figures by name, in the unit that the name says. */
   figures?: Record<string, number>;
 }
+
+/** Who is measured. */
+export type Contender = "ringwise" | "onnxruntime-web" | "jax-js" | "tfjs" | "torch";
 
 /** A whole run. */
 export interface BenchDocument {
@@ -40,6 +58,10 @@ export interface BenchDocument {
   /** Processor and count, as Node tells them. */
   machine: string;
   adapter: string;
+  /** The command that was run, as one would type it. */
+  command?: string;
+  /** Versions of what took part: Chrome or Node, Ringwise, each peer's package. */
+  versions?: Record<string, string>;
   results: BenchResult[];
 }
 
