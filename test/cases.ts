@@ -58,16 +58,35 @@ export const BENCH_CASES: readonly AttentionCase[] = [
   bench("prefill-2048-causal", 2048, 2048, true),
   bench("prefill-4096", 4096, 4096, false),
   bench("prefill-4096-causal", 4096, 4096, true),
+  bench("prefill-16384-causal", 16_384, 16_384, true),
   bench("window-256-of-4096", 4096, 4096, true, { window: 256 }),
+  bench("softcap-1024-causal", 1024, 1024, true, { softcap: 30 }),
   bench("gqa-1024-causal", 1024, 1024, true, { kvHeads: 2 }),
+  bench("gqa-32-8-dim-128", 1024, 1024, true, { heads: 32, kvHeads: 8, headDim: 128 }),
   bench("head-dim-8", 1024, 1024, true, { headDim: 8 }),
   bench("head-dim-80", 1024, 1024, true, { headDim: 80 }),
   bench("head-dim-96", 1024, 1024, true, { headDim: 96 }),
   bench("head-dim-128", 1024, 1024, true, { headDim: 128 }),
-  bench("head-dim-256", 512, 512, true, { headDim: 256 }),
+  bench("head-dim-256", 1024, 1024, true, { headDim: 256 }),
   bench("decode-1024", 1, 1024, true, { queryStart: 1023 }),
+  bench("decode-4096", 1, 4096, true, { queryStart: 4095 }),
   bench("decode-16384", 1, 16_384, true, { queryStart: 16_383 }),
+  bench("decode-32768", 1, 32_768, true, { queryStart: 32_767 }),
   bench("decode-gqa-16384", 1, 16_384, true, { queryStart: 16_383, kvHeads: 2 }),
+];
+
+/** A matmul to be measured: `rows` x `inFeatures` times the weight `[outFeatures, inFeatures]`. */
+export interface MatmulCase {
+  name: string;
+  rows: number;
+  inFeatures: number;
+  outFeatures: number;
+}
+
+/** What `ringwise bench` measures of matmul: a square one, and the one row of decode, which is bound by reading the weight. */
+export const MATMUL_CASES: readonly MatmulCase[] = [
+  { name: "matmul-1024", rows: 1024, inFeatures: 1024, outFeatures: 1024 },
+  { name: "matmul-decode-2048-8192", rows: 1, inFeatures: 2048, outFeatures: 8192 },
 ];
 
 /** What the conformance suite runs against every design and kind. */
