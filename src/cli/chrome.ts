@@ -15,6 +15,7 @@ import {
   resolveBuildId,
 } from "@puppeteer/browsers";
 import puppeteer, { type Browser } from "puppeteer-core";
+import { hasGpu } from "./gpu-presence.ts";
 
 /** No Chrome was found and none could be fetched; the message says what to do. */
 export class ChromeNotFoundError extends Error {
@@ -108,12 +109,6 @@ export async function ensureChrome(log: (line: string) => void = (line) => conso
   throw new ChromeNotFoundError(
     `Install Google Chrome or Chromium, or set RINGWISE_CHROME to its path (${failures.join("; ")}).`,
   );
-}
-
-/** Whether a GPU that Chrome may use is likely present; without one the SwiftShader adapter (CPU) is named outright. */
-export function hasGpu(): boolean {
-  if (process.platform !== "linux") return true;
-  return existsSync("/dev/dri") || existsSync("/dev/nvidia0") || existsSync("/dev/dxg");
 }
 
 /**

@@ -2,8 +2,8 @@
 import { existsSync, realpathSync } from "node:fs";
 import { dirname, join } from "node:path";
 import { requestRingwiseDevice } from "../index.ts";
-import { findInstalledChrome, hasGpu } from "./chrome.ts";
 import { UsageError } from "./errors.ts";
+import { hasGpu } from "./gpu-presence.ts";
 
 /** Folders in which Linux keeps the drivers' descriptions, and Chrome its own SwiftShader. */
 const SYSTEM_ICD_FOLDERS = ["/usr/share/vulkan/icd.d", "/etc/vulkan/icd.d"];
@@ -11,7 +11,10 @@ const CHROMIUM_FOLDERS = ["/usr/lib/chromium", "/usr/lib/chromium-browser", "/op
 
 /** SwiftShader's description in the folder of a Chrome that is on this machine. */
 export async function findSwiftShaderIcd(): Promise<string | undefined> {
-  const chrome = await findInstalledChrome().catch(() => undefined);
+  // Imported here: who runs on Dawn alone (the bench bundle) has neither Chrome nor Puppeteer.
+  const chrome = await import("./chrome.ts")
+    .then(({ findInstalledChrome }) => findInstalledChrome())
+    .catch(() => undefined);
   const folders = [...(chrome ? [dirname(realpathSync(chrome))] : []), ...CHROMIUM_FOLDERS];
   return folders.map((folder) => join(folder, "vk_swiftshader_icd.json")).find(existsSync);
 }
