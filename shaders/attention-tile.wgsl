@@ -9,6 +9,8 @@
 
 const WORKGROUP_SIZE: u32 = 64u;
 const TILE_KV: u32 = 16u;
+/// Under a causal mask the last rows have most to do: whether they begin first.
+const LONGEST_FIRST: bool = true;
 const LANES_TILE: u32 = TILE_KV * max(LANES_D, LANES_E);
 
 var<workgroup> tile: array<vec4<f32>, LANES_TILE>;
@@ -26,7 +28,8 @@ fn main(
   let b = index % units / params.kv_heads;
   let k = index % params.kv_heads;
   let split = index / units / tiles;
-  let first_row = index / units % tiles * WORKGROUP_SIZE;
+  let turn = index / units % tiles;
+  let first_row = select(turn, tiles - 1u - turn, CAUSAL && LONGEST_FIRST) * WORKGROUP_SIZE;
   if (split >= params.splits || first_row >= rows) { return; }
 
   let row = min(first_row + local, rows - 1u);

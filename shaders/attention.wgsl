@@ -25,6 +25,8 @@ const ROWS: u32 = 8u;
 const KEYS: u32 = 16u;
 /// Invocations in a row that share the reading of keys (4), or 1.
 const QUAD: u32 = 1u;
+/// Under a causal mask the last rows have most to do: whether they begin first.
+const LONGEST_FIRST: bool = true;
 
 fn query_row(b: u32, k: u32, row: u32) -> u32 {
   let t = row / GROUP;
@@ -49,8 +51,7 @@ fn main(@builtin(global_invocation_id) id: vec3<u32>, @builtin(num_workgroups) g
   let k = index / QUAD % params.kv_heads;
   let split = index / QUAD / units / quads;
   if (split >= params.splits) { return; }
-  // Under a causal mask the last rows have most to do: they begin first.
-  let quad = select(index / QUAD / units % quads, quads - 1u - index / QUAD / units % quads, CAUSAL);
+  let quad = select(index / QUAD / units % quads, quads - 1u - index / QUAD / units % quads, CAUSAL && LONGEST_FIRST);
   let first_row = (quad * QUAD + lane) * ROWS;
 
   // Of each row: where it lies, the run of keys that it sees, its maximum and sum. Rows past the end repeat the last.

@@ -32,6 +32,8 @@ export interface ResolvedAttention {
   hasSinks: boolean;
   kind: AttentionKind;
   design: AttentionDesign;
+  candidate?: string;
+  expectedSeqLen: number;
   blockSize: number;
   label: string;
 }
@@ -83,6 +85,8 @@ export function resolveAttention(where: string, options: AttentionOptions): Reso
     hasSinks: options.hasSinks ?? false,
     kind: expectOneOf(where, "kind", options.kind ?? "flash", ["vanilla", "flash", "blockwise", "ring"]),
     design: expectOneOf(where, "design", options.design ?? "auto", ["auto", "register", "tile", "subgroup"]),
+    candidate: options.candidate,
+    expectedSeqLen: expectInteger(where, "expectedSeqLen", options.expectedSeqLen ?? 2048),
     blockSize: expectInteger(where, "blockSize", options.blockSize ?? 1024),
     label: options.label ?? "attention",
   };

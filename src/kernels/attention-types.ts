@@ -51,6 +51,13 @@ export interface AttentionOptions {
   kind?: AttentionKind;
   /** Default "auto". */
   design?: AttentionDesign;
+  /**
+   * Forces one kernel by its id, as `attentionCandidates` lists them, for the work (many or few query rows) that it does;
+   * other work chooses for itself.
+   */
+  candidate?: string;
+  /** Tokens that calls typically have: which kernel is fastest may depend on it. Any length stays right. Default 2048. */
+  expectedSeqLen?: number;
   /** Tokens of K/V per block with kind "blockwise". Default 1024. */
   blockSize?: number;
   label?: string;

@@ -1,12 +1,34 @@
-/** Which attention kernel runs with which tile sizes: data, each with the measurement behind it. */
-import { UnsupportedDeviceError } from "../errors.ts";
+/** Which attention kernel runs: the option that forces one, what was measured on this device, what is shipped, what is safe. */
+import { OptionError, UnsupportedDeviceError } from "../errors.ts";
 import { describeAdapter } from "../gpu/device.ts";
 import type { KernelSource, KnobValue } from "../gpu/specialize.ts";
 import type { ResolvedAttention } from "./attention-options.ts";
-import { ATTENTION, ATTENTION_FEW, ATTENTION_TILE } from "./sources.ts";
+import {
+  ATTENTION_CANDIDATES,
+  type AttentionCandidate,
+  type AttentionWork,
+  type DeviceFacts,
+  SAFE_CHOICES,
+  SAFE_WORKGROUP_BYTES,
+  unmetNeed,
+  workgroupBytesOf,
+} from "./candidates.ts";
+import { SHIPPED } from "./tuned-data.ts";
+import { adapterKey, shapeClass } from "./tuned-key.ts";
 
-/** A kernel, its knobs, and the share of the work that one workgroup does. */
+/**
+ * On what a choice rests: `forced` by the option `candidate`; `measured` on this device by this program; `stored` by an
+ * earlier one; `shipped` with the library for this adapter; `safe`, derived from the adapter's limits.
+ */
+export type ChoiceBasis = "forced" | "measured" | "stored" | "shipped" | "safe";
+
+/** A kernel, its knobs, the share of the work that one workgroup does, and why it is this one. */
 export interface AttentionKernelChoice {
+  /** Id of the candidate. */
+  id: string;
+  basis: ChoiceBasis;
+  /** The basis as a sentence. */
+  why: string;
   source: KernelSource;
   knobs: Record<string, KnobValue>;
   /** Query rows (a token of one of the query heads that share a K/V head) per unit. */
@@ -17,54 +39,140 @@ export interface AttentionKernelChoice {
   quads: boolean;
 }
 
-/** Rows and keys that one invocation of attention.wgsl holds: literal in its text. */
-const REGISTER_ROWS = 8;
-/** Rows that one invocation of attention-few.wgsl holds: literal in its text. */
-const FEW_ROWS = 4;
-const WORKGROUP_TILE_ROWS = 64;
-/** Bytes of workgroup memory that attention-tile.wgsl may fill: what every WebGPU device has. */
-const WORKGROUP_TILE_BYTES = 16_384;
+/** A choice that was made on this device while the program ran. */
+export interface RememberedChoice {
+  candidate: AttentionCandidate;
+  basis: ChoiceBasis;
+  why: string;
+}
+
+const remembered = new WeakMap<GPUDevice, Map<string, RememberedChoice>>();
+
+/** Makes a choice the device's own for a class of shapes: everything created afterwards takes it. */
+export function rememberChoice(device: GPUDevice, shape: string, choice: RememberedChoice): void {
+  let choices = remembered.get(device);
+  if (!choices) remembered.set(device, (choices = new Map()));
+  choices.set(shape, choice);
+}
+
+/** What {@link rememberChoice} was told. */
+export const rememberedChoice = (device: GPUDevice, shape: string): RememberedChoice | undefined =>
+  remembered.get(device)?.get(shape);
+
+/** What of a device decides which candidates run. */
+export function deviceFacts(device: GPUDevice): DeviceFacts {
+  const { isCpu, hasSubgroups, subgroupMinSize, subgroupMaxSize } = describeAdapter(device);
+  const { limits } = device;
+  return {
+    ...{ isCpu, hasSubgroups, subgroupMinSize, subgroupMaxSize },
+    workgroupBytes: limits.maxComputeWorkgroupStorageSize,
+    invocations: Math.min(limits.maxComputeInvocationsPerWorkgroup, limits.maxComputeWorkgroupSizeX),
+  };
+}
+
+/** A candidate with its knobs set, ready for `compileAttention`. */
+export function kernelOf(candidate: AttentionCandidate, basis: ChoiceBasis, why: string): AttentionKernelChoice {
+  const { id, source, knobs, rows, workgroupSize, unitsPerWorkgroup, quads } = candidate;
+  return {
+    ...{ id, basis, why, source, rows, unitsPerWorkgroup, quads },
+    knobs: { ...knobs, WORKGROUP_SIZE: workgroupSize },
+  };
+}
+
+/** Candidates of this work that the options' design allows and the device runs. */
+export function runnable(
+  candidates: readonly AttentionCandidate[],
+  facts: DeviceFacts,
+  resolved: ResolvedAttention,
+  work: AttentionWork,
+): AttentionCandidate[] {
+  return candidates.filter(
+    (candidate) =>
+      candidate.works.includes(work) && allowsDesign(candidate, resolved) && !unmetNeed(candidate, facts, resolved),
+  );
+}
+
+const allowsDesign = ({ designs }: AttentionCandidate, { design }: ResolvedAttention): boolean =>
+  design === "auto" || designs.includes(design);
+
+/** The safe choice among candidates that run, first of them where no line of SAFE_CHOICES is about any. */
+export function safeChoice(
+  can: readonly AttentionCandidate[],
+  facts: DeviceFacts,
+  resolved: ResolvedAttention,
+): AttentionCandidate | undefined {
+  const isSmall = (candidate: AttentionCandidate) => workgroupBytesOf(candidate, resolved) <= SAFE_WORKGROUP_BYTES;
+  for (const { id, adapters, subgroupSize } of SAFE_CHOICES) {
+    if (adapters !== "all" && (adapters === "cpu") !== facts.isCpu) continue;
+    const { subgroupMinSize, subgroupMaxSize } = facts;
+    if (subgroupSize && !(subgroupMinSize === subgroupSize && subgroupMaxSize === subgroupSize)) continue;
+    const found = can.find((candidate) => candidate.id === id && isSmall(candidate));
+    if (found) return found;
+  }
+  return can.find(isSmall) ?? can[0];
+}
+
+/** The candidate that the option `candidate` names, where it does this work. */
+function forcedCandidate(
+  facts: DeviceFacts,
+  resolved: ResolvedAttention,
+  work: AttentionWork,
+): AttentionCandidate | undefined {
+  const id = resolved.candidate;
+  if (id === undefined) return undefined;
+  const found = ATTENTION_CANDIDATES.find((candidate) => candidate.id === id);
+  if (!found)
+    throw new OptionError(
+      `attention: expected candidate to be one of ${ATTENTION_CANDIDATES.map((candidate) => candidate.id).join(", ")}, got "${id}"`,
+    );
+  if (!found.works.includes(work)) return undefined;
+  const unmet = unmetNeed(found, facts, resolved);
+  if (unmet) throw new UnsupportedDeviceError(`attention: candidate "${id}" ${unmet}`);
+  return found;
+}
 
 /**
- * The kernel for this device, these options, and many or few query rows.
- *
- * `auto`: the workgroup design on a GPU; on a CPU adapter (SwiftShader, lavapipe), where barriers cost most, the register
- * design, with key tiles shared by quads where subgroups are exactly quads (SwiftShader).
- * @throws {UnsupportedDeviceError} for design "subgroup" on a device without subgroups of at least 4.
+ * The kernel for this device, these options, and many or few query rows. The option `candidate` comes first; the option
+ * `design` leaves only candidates of that design. Among these: what was measured or recalled on this device, what is
+ * shipped for this adapter, else the safe choice.
+ * @throws {OptionError} for a candidate that does not exist.
+ * @throws {UnsupportedDeviceError} where the device runs no candidate of the design, or not the candidate.
  */
 export function chooseKernel(
   device: GPUDevice,
   resolved: ResolvedAttention,
-  work: "many-rows" | "few-rows",
+  work: AttentionWork,
 ): AttentionKernelChoice {
-  const { isCpu, hasSubgroups, subgroupMinSize, subgroupMaxSize } = describeAdapter(device);
+  const facts = deviceFacts(device);
+  const forced = forcedCandidate(facts, resolved, work);
+  if (forced) return kernelOf(forced, "forced", `forced by candidate: "${forced.id}"`);
+  const can = runnable(ATTENTION_CANDIDATES, facts, resolved, work);
+  const safe = safeChoice(can, facts, resolved);
+  if (!safe) throw noCandidate(facts, resolved, work);
+  const shape = shapeClass(resolved, work);
+  const own = rememberedChoice(device, shape);
+  if (own && !unmetNeed(own.candidate, facts, resolved)) return kernelOf(own.candidate, own.basis, own.why);
+  const adapter = adapterKey(device);
+  const shipped = SHIPPED.find((entry) => entry.adapter === adapter);
+  const fastest = can.find(({ id }) => id === shipped?.choices[shape]);
+  if (shipped && fastest)
+    return kernelOf(fastest, "shipped", `fastest for ${shape} when ${shipped.adapter} was measured (${shipped.date})`);
+  const about = `no measurement of ${shape} on this adapter`;
+  const forcedDesign = resolved.design === "auto" ? "" : `, design "${resolved.design}" asked for`;
+  return kernelOf(safe, "safe", `safe for ${facts.isCpu ? "a CPU adapter" : "a GPU"}: ${about}${forcedDesign}`);
+}
+
+function noCandidate(facts: DeviceFacts, resolved: ResolvedAttention, work: AttentionWork): UnsupportedDeviceError {
   const { design } = resolved;
+  const { hasSubgroups, subgroupMinSize } = facts;
   if (design === "subgroup" && !(hasSubgroups && subgroupMinSize >= 4))
-    throw new UnsupportedDeviceError(
+    return new UnsupportedDeviceError(
       `attention: expected a device with subgroups of at least 4 for design "subgroup", got ${hasSubgroups ? `subgroups of ${subgroupMinSize}` : "none"}`,
     );
-  const isTile = design === "tile" || (design === "auto" && !isCpu);
-  if (work === "few-rows" && design !== "tile")
-    return {
-      source: ATTENTION_FEW,
-      knobs: { WORKGROUP_SIZE: 16 },
-      rows: FEW_ROWS,
-      unitsPerWorkgroup: 16,
-      quads: false,
-    };
-  if (isTile) {
-    const lanes = Math.ceil(Math.max(resolved.headDim, resolved.valueDim) / 4);
-    const keys = Math.min(32, Math.floor(WORKGROUP_TILE_BYTES / 16 / lanes));
-    const knobs = { WORKGROUP_SIZE: WORKGROUP_TILE_ROWS, TILE_KV: keys };
-    return { source: ATTENTION_TILE, knobs, rows: WORKGROUP_TILE_ROWS, unitsPerWorkgroup: 1, quads: false };
-  }
-  const quads =
-    design === "subgroup" || (design === "auto" && hasSubgroups && subgroupMinSize === 4 && subgroupMaxSize === 4);
-  return {
-    source: ATTENTION,
-    knobs: { WORKGROUP_SIZE: 16, QUAD: quads ? 4 : 1 },
-    rows: REGISTER_ROWS,
-    unitsPerWorkgroup: 16,
-    quads,
-  };
+  const reasons = ATTENTION_CANDIDATES.filter(
+    (candidate) => candidate.works.includes(work) && allowsDesign(candidate, resolved),
+  ).map((candidate) => `${candidate.id} ${unmetNeed(candidate, facts, resolved)}`);
+  return new UnsupportedDeviceError(
+    `attention: expected a device that runs a kernel of design "${design}" for ${work}, got one that runs none: ${reasons.join("; ")}`,
+  );
 }

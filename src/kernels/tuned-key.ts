@@ -1,0 +1,58 @@
+/** Under what a tuned choice is kept: the adapter, its driver and browser, the library, and a class of shapes. */
+import { describeAdapter } from "../gpu/device.ts";
+import type { ResolvedAttention } from "./attention-options.ts";
+import type { AttentionWork } from "./candidates.ts";
+
+/** Ringwise's version, as package.json has it (a test holds them together). */
+export const LIBRARY_VERSION = "0.1.0";
+
+/**
+ * The adapter in one line: vendor, architecture, CPU or GPU, subgroup sizes, e.g. "google/swiftshader cpu subgroups 4-4".
+ * Browsers tell no more. A CPU adapter and a GPU never share a key; undefined where vendor and architecture are not told,
+ * for then nobody can say whose figures these are.
+ */
+export function adapterKey(device: GPUDevice): string | undefined {
+  const { vendor, architecture, isCpu, subgroupMinSize, subgroupMaxSize } = describeAdapter(device);
+  if (!vendor && !architecture) return undefined;
+  return `${vendor}/${architecture} ${isCpu ? "cpu" : "gpu"} subgroups ${subgroupMinSize}-${subgroupMaxSize}`;
+}
+
+/** What is known of the driver and of the compiler above it: device, description, browser and its major version. */
+export function driverKey(device: GPUDevice): string {
+  const info = device.adapterInfo as (GPUAdapterInfo & { driver?: string }) | undefined;
+  const agent = (globalThis.navigator as Navigator | undefined)?.userAgent ?? "";
+  // The browser compiles WGSL: another version may rank kernels otherwise.
+  const browser = /(?:Chrome|Firefox|Version)\/\d+/.exec(agent)?.[0] ?? "Node";
+  return [info?.device, info?.description, info?.driver, browser].filter(Boolean).join(", ");
+}
+
+/** Widths of key and value that are tuned together: one class from each to the next. */
+const DIM_CLASSES = [16, 32, 64, 96, 128, 192, 256] as const;
+/** From so many tokens on a call is long. */
+const LONG_TOKENS = 1024;
+
+/**
+ * The class of shapes that one choice stands for, e.g. "f32 d64 causal long many-rows".
+ *
+ * What matters to the ranking: element type; width of key and value (registers and workgroup memory), and whether lanes of
+ * four fit; whether most tiles are cut off by a causal mask or a window (their order, and how large a tile may be before it
+ * is mostly hidden); many or few rows; the length, because a short call fills a large GPU only with small tiles. With few
+ * rows the number of query heads per K/V head counts (they fill the rows) and the mask does not. Heads, batch, scale,
+ * softcap, layout and masks given per call are left out: they make the same kernels slower alike.
+ */
+export function shapeClass(resolved: ResolvedAttention, work: AttentionWork): string {
+  const { dtype, headDim, valueDim, group, isCausal, window, design } = resolved;
+  const dim = DIM_CLASSES.find((limit) => limit >= Math.max(headDim, valueDim));
+  const isOdd = headDim % 4 !== 0 || valueDim % 4 !== 0;
+  const mask = window > 0 ? "window" : isCausal ? "causal" : "full";
+  const shared = group >= 8 ? "g8" : group >= 4 ? "g4" : group >= 2 ? "g2" : "g1";
+  const length = resolved.expectedSeqLen < LONG_TOKENS ? "short" : "long";
+  return [
+    dtype,
+    `d${dim}${isOdd ? " odd" : ""}`,
+    work === "many-rows" ? mask : shared,
+    length,
+    work,
+    ...(design === "auto" ? [] : [`design ${design}`]),
+  ].join(" ");
+}
