@@ -42,6 +42,7 @@ export {
   type MatmulTensors,
 } from "./kernels/matmul.ts";
 export { createMlp, type Mlp, type MlpOptions, type MlpTensors } from "./kernels/mlp.ts";
+export { createReadProbe, type ReadProbe } from "./kernels/read-peak.ts";
 export { createRmsNorm, type RmsNorm, type RmsNormOptions, type RmsNormTensors } from "./kernels/rmsnorm.ts";
 export {
   createRope,

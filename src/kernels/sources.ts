@@ -45,6 +45,7 @@ import matmulDecode from "../../shaders/matmul-decode.wgsl?raw";
 import matmulSubgroup from "../../shaders/matmul-subgroup.wgsl?raw";
 import matmulTile from "../../shaders/matmul-tile.wgsl?raw";
 import merge from "../../shaders/merge.wgsl?raw";
+import readPeak from "../../shaders/read-peak.wgsl?raw";
 import rmsnorm from "../../shaders/rmsnorm.wgsl?raw";
 import rope from "../../shaders/rope.wgsl?raw";
 import wireF16 from "../../shaders/wire-f16.wgsl?raw";
@@ -60,6 +61,8 @@ export const ATTENTION_TILE: KernelSource = { file: "attention-tile.wgsl", code:
 export const ATTENTION_VANILLA: KernelSource = { file: "attention-vanilla.wgsl", code: attentionVanilla };
 /** `fma-peak.wgsl` */
 export const FMA_PEAK: KernelSource = { file: "fma-peak.wgsl", code: fmaPeak };
+/** `read-peak.wgsl` */
+export const READ_PEAK: KernelSource = { file: "read-peak.wgsl", code: readPeak };
 /** `finalize.wgsl`, without its `lib/` files. */
 export const FINALIZE: KernelSource = { file: "finalize.wgsl", code: finalize };
 /** `merge.wgsl`, without its `lib/` files. */
