@@ -1,4 +1,5 @@
 /** Writes ONNX model files: a graph in plain words in, the bytes of a `.onnx` file out. */
+import { create, toBinary } from "@bufbuild/protobuf";
 import { ATTRIBUTE_TYPES, DATA_TYPES, EXTERNAL_LOCATION, MODEL_PROTO } from "./schema.ts";
 
 /** Element type of a tensor. */
@@ -63,11 +64,11 @@ const BYTES_PER_ELEMENT = { f32: 4, u8: 1, i32: 4, i64: 8, bool: 1, f16: 2 } as 
 >;
 
 function attributeMessage(name: string, attribute: OnnxAttribute): object {
-  if ("int" in attribute) return { name, type: ATTRIBUTE_TYPES.int, i: attribute.int };
+  if ("int" in attribute) return { name, type: ATTRIBUTE_TYPES.int, i: BigInt(attribute.int) };
   if ("float" in attribute) return { name, type: ATTRIBUTE_TYPES.float, f: attribute.float };
   if ("string" in attribute)
     return { name, type: ATTRIBUTE_TYPES.string, s: new TextEncoder().encode(attribute.string) };
-  if ("ints" in attribute) return { name, type: ATTRIBUTE_TYPES.ints, ints: attribute.ints };
+  if ("ints" in attribute) return { name, type: ATTRIBUTE_TYPES.ints, ints: attribute.ints.map(BigInt) };
   return { name, type: ATTRIBUTE_TYPES.floats, floats: attribute.floats };
 }
 
@@ -78,7 +79,7 @@ function initializerMessage({ name, dtype, dims, data, external }: OnnxInitializ
     throw new RangeError(
       `encodeOnnxModel: expected initializer "${name}" (${dtype}, [${dims.join(", ")}]) with ${byteLength} bytes in data or external, got ${given ?? "none"}`,
     );
-  const message = { name, dims, dataType: DATA_TYPES[dtype] };
+  const message = { name, dims: dims.map(BigInt), dataType: DATA_TYPES[dtype] };
   if (data) return { ...message, rawData: new Uint8Array(data.buffer, data.byteOffset, data.byteLength) };
   const { path, byteOffset } = external!;
   const entries = { location: path, offset: byteOffset, length: byteLength };
@@ -91,7 +92,7 @@ const valueMessage = ({ name, dtype, dims }: OnnxValue): object => ({
   type: {
     tensorType: {
       elemType: DATA_TYPES[dtype],
-      shape: { dim: dims.map((dim) => (typeof dim === "number" ? { dimValue: dim } : { dimParam: dim })) },
+      shape: { dim: dims.map((dim) => (typeof dim === "number" ? { dimValue: BigInt(dim) } : { dimParam: dim })) },
     },
   },
 });
@@ -116,10 +117,10 @@ function checkNames({ inputs, outputs, initializers = [], nodes }: OnnxModel): v
 export function encodeOnnxModel(model: OnnxModel): Uint8Array<ArrayBuffer> {
   checkNames(model);
   const { name, inputs, outputs, initializers = [], nodes, opsets = DEFAULT_OPSETS } = model;
-  const message = MODEL_PROTO.create({
-    irVersion: IR_VERSION,
+  const message = create(MODEL_PROTO, {
+    irVersion: BigInt(IR_VERSION),
     producerName: "ringwise bench",
-    opsetImport: Object.entries(opsets).map(([domain, version]) => ({ domain, version })),
+    opsetImport: Object.entries(opsets).map(([domain, version]) => ({ domain, version: BigInt(version) })),
     graph: {
       name,
       node: nodes.map(({ op, domain = "", name = "", inputs, outputs, attributes = {} }) => ({
@@ -131,6 +132,5 @@ export function encodeOnnxModel(model: OnnxModel): Uint8Array<ArrayBuffer> {
       output: outputs.map(valueMessage),
     },
   });
-  // A copy of its own: the writer's bytes may lie in a pool.
-  return new Uint8Array(MODEL_PROTO.encode(message).finish());
+  return toBinary(MODEL_PROTO, message);
 }
