@@ -18,6 +18,7 @@ import {
   storageBindings,
 } from "./attention-options.ts";
 import { packFields, stridesOf } from "./attention-params.ts";
+import type { AttentionWork } from "./candidates.ts";
 import { type AttentionKernelChoice, chooseKernel } from "./tiles.ts";
 
 /** Options of an engine that are not part of the attention itself. */
@@ -26,12 +27,17 @@ export interface EngineOptions {
   scratchTokens: number;
   /** Whether one-shot kernels are compiled too. */
   hasOneShot: boolean;
+  /**
+   * What the tuner measures: only the kernels that this work needs in one shot are compiled, with this choice instead of
+   * the device's. Of such an engine only `encodeOneShot` (many rows) or `encodeSplit` (few rows) may be called.
+   */
+  trial?: { work: AttentionWork; choice: AttentionKernelChoice };
 }
 
-/** A kernel and how much of the work one workgroup of it does. */
-interface Compiled {
-  kernel: Kernel;
-  choice: AttentionKernelChoice;
+/** The kernels that an engine chose, and why. */
+export interface EngineChoice {
+  manyRows: AttentionKernelChoice;
+  fewRows: AttentionKernelChoice;
 }
 
 /** See the file's head. */
@@ -39,10 +45,12 @@ export class AttentionEngine {
   private constructor(
     readonly device: GPUDevice,
     readonly resolved: ResolvedAttention,
-    private readonly step: Compiled,
-    private readonly oneShot: Compiled | undefined,
+    readonly choice: EngineChoice,
+    /** Undefined in a trial, as the kernels of the work that it is not about. */
+    private readonly step: Kernel | undefined,
+    private readonly oneShot: Kernel | undefined,
     /** For calls with few query rows; its target is always a state. */
-    private readonly fewRows: Compiled,
+    private readonly fewRows: Kernel | undefined,
     readonly merger: AttentionMerger,
     /** States of key splits, or of the query piece at hand. */
     readonly scratch: GPUBuffer,
@@ -57,23 +65,24 @@ export class AttentionEngine {
   ): Promise<AttentionEngine> {
     const { isCpu } = describeAdapter(device);
     const rowBytes = stateElements(resolved, 1, 1).total * 4;
-    const compile = async (target: AttentionTarget, choice: AttentionKernelChoice): Promise<Compiled> => ({
-      kernel: await compileAttention(device, resolved, target, choice),
-      choice,
-    });
-    const many = chooseKernel(device, resolved, "many-rows");
+    const { trial } = options;
+    const choose = (work: AttentionWork) =>
+      trial?.work === work ? trial.choice : chooseKernel(device, resolved, work);
+    const choice: EngineChoice = { manyRows: choose("many-rows"), fewRows: choose("few-rows") };
+    const compile = (target: AttentionTarget, work: AttentionWork) =>
+      compileAttention(device, resolved, target, work === "many-rows" ? choice.manyRows : choice.fewRows);
     const canOneShot = storageBindings(resolved, "output") <= device.limits.maxStorageBuffersPerShaderStage;
     const [step, oneShot, fewRows, merger] = await Promise.all([
-      compile("state", many),
-      options.hasOneShot && canOneShot ? compile("output", many) : undefined,
-      compile("state", chooseKernel(device, resolved, "few-rows")),
+      trial ? undefined : compile("state", "many-rows"),
+      options.hasOneShot && canOneShot && trial?.work !== "few-rows" ? compile("output", "many-rows") : undefined,
+      trial?.work === "many-rows" ? undefined : compile("state", "few-rows"),
       createAttentionMerger(device, resolved),
     ]);
     const scratch = await allocate(device, {
       label: `${resolved.label} scratch`,
       byteLength: Math.max(SPLIT_STATES, options.scratchTokens) * rowBytes,
     });
-    return new AttentionEngine(device, resolved, step, oneShot, fewRows, merger, scratch, isCpu);
+    return new AttentionEngine(device, resolved, choice, step, oneShot, fewRows, merger, scratch, isCpu);
   }
 
   /** Whether a piece can go without a state. */
@@ -89,7 +98,7 @@ export class AttentionEngine {
   /** How often a piece's keys are split so that the device has enough to do; 1 for not at all. */
   splitsFor(piece: AttentionPiece): number {
     const rows = piece.seqLen * this.resolved.group;
-    const invocations = piece.batch * piece.kvHeads * Math.ceil(rows / this.fewRows.choice.rows);
+    const invocations = piece.batch * piece.kvHeads * Math.ceil(rows / this.choice.fewRows.rows);
     const wanted = Math.floor((this.isCpu ? SPLIT_INVOCATIONS_CPU : SPLIT_INVOCATIONS_GPU) / invocations);
     const room = Math.floor(this.scratch.size / 4 / stateElements(this.resolved, piece.batch, piece.seqLen).total);
     return Math.max(1, Math.min(wanted, room, Math.floor(piece.kvLen / SPLIT_MIN_KEYS)));
@@ -103,7 +112,7 @@ export class AttentionEngine {
     bindings[5] = to.lse;
     bindings[0] = uniforms(this.device, packFields({ ...fields, ...to.fields }));
     // The sinks' binding is the last, and only this target has it.
-    this.launch(target, this.oneShot!, bindings, piece, 1);
+    this.launch(target, this.oneShot!, this.choice.manyRows, bindings, piece, 1);
   }
 
   /** Output and lse of a piece of few rows: its keys are split, and the parts' states merged. */
@@ -133,7 +142,9 @@ export class AttentionEngine {
         ...{ maxSkip: place.maxSkip, sumSkip: place.sumSkip, isFirst: isFirst ? 1 : 0 },
       }),
     );
-    this.launch(target, this.kernelFor(piece), bindings, piece, 1);
+    if (piece.seqLen * this.resolved.group < FEW_ROWS_BELOW)
+      this.launch(target, this.fewRows!, this.choice.fewRows, bindings, piece, 1);
+    else this.launch(target, this.step!, this.choice.manyRows, bindings, piece, 1);
   }
 
   /** Each split's state of a piece, one after the other in the scratch. */
@@ -152,7 +163,7 @@ export class AttentionEngine {
         ...{ isFirst: 1, splits, splitKeys: Math.ceil(piece.kvLen / splits), splitStride: total },
       }),
     );
-    this.launch(target, this.fewRows, bindings, piece, splits);
+    this.launch(target, this.fewRows!, this.choice.fewRows, bindings, piece, splits);
   }
 
   /** The scratch's states become a piece's output and lse. */
@@ -172,13 +183,10 @@ export class AttentionEngine {
     release(this.scratch);
   }
 
-  private kernelFor(piece: AttentionPiece): Compiled {
-    return piece.seqLen * this.resolved.group < FEW_ROWS_BELOW ? this.fewRows : this.step;
-  }
-
   private launch(
     target: CommandTarget,
-    { kernel, choice }: Compiled,
+    kernel: Kernel,
+    choice: AttentionKernelChoice,
     bindings: (GPUBuffer | GPUBufferBinding | null)[],
     piece: AttentionPiece,
     splits: number,
