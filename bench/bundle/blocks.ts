@@ -1,0 +1,98 @@
+/** Measuring a case in blocks, Ringwise and torch in turn, and making one row of a contender's blocks. */
+import { ATTENTION_CASES, type AttentionCase } from "../../test/cases.ts";
+import { runBench } from "../jobs/run.ts";
+import type { BenchJob, BenchResult } from "../result-types.ts";
+import { summarize } from "../statistics.ts";
+import { type Torch, type TorchCase, torchFailure, torchResult } from "./torch.ts";
+
+/** Blocks per contender: enough that a drift of the machine meets both. */
+export const BLOCK_COUNT = 2;
+
+/**
+ * One row of several blocks of the same case and implementation: all samples together, what follows from the median
+ * scaled with it, the largest error, the largest memory.
+ * @throws {RangeError} for no blocks
+ */
+export function mergeBlocks(blocks: readonly BenchResult[]): BenchResult {
+  const first = blocks[0];
+  if (!first) throw new RangeError("mergeBlocks: expected at least one block, got none");
+  if (!first.timeMs || blocks.length === 1) return first;
+  const timeMs = summarize(blocks.flatMap((block) => block.timeMs?.samples ?? []));
+  const merged: BenchResult = { ...first, timeMs };
+  const faster = first.timeMs.median / timeMs.median;
+  if (first.gflops !== undefined) merged.gflops = first.gflops * faster;
+  if (first.readGBps !== undefined) merged.readGBps = first.readGBps * faster;
+  const mean = (values: readonly number[]) => values.reduce((sum, value) => sum + value, 0) / values.length;
+  const all = (key: "fmaPeakGflops" | "maxError" | "extraBytes" | "peakBytes" | "bandwidthShare") =>
+    blocks.map((block) => block[key]).filter((value) => value !== undefined);
+  const peaks = all("fmaPeakGflops");
+  if (peaks.length > 0) merged.fmaPeakGflops = mean(peaks);
+  if (merged.gflops !== undefined && peaks.length > 0) merged.peakShare = merged.gflops / mean(peaks);
+  // The bandwidth itself is not in a row: its share of each block is weighted by that block's own time.
+  if (first.bandwidthShare !== undefined) merged.bandwidthShare = mean(all("bandwidthShare"));
+  for (const key of ["maxError", "extraBytes", "peakBytes"] as const) {
+    const values = all(key);
+    // Math.max keeps NaN.
+    if (values.length > 0) merged[key] = Math.max(...values);
+  }
+  const bad = blocks.find(({ status = "ok" }) => status !== "ok");
+  return bad ? { ...merged, status: bad.status, reason: bad.reason } : merged;
+}
+
+const keyOf = ({ case: name, implementation, dtype = "f32" }: BenchResult) => `${name} ${implementation} ${dtype}`;
+
+const reasonOf = (error: unknown) => (error instanceof Error ? error.message : String(error)).split("\n")[0]!;
+
+/** Torch's part of a case: what it holds per dtype, and its samples so far. */
+interface TorchSide {
+  shape: AttentionCase;
+  dtype: "f32" | "f16";
+  torchCase: TorchCase;
+  samples: number[];
+}
+
+/** The shape behind a row of attention; ring, model and matmul rows have none. */
+const shapeOf = ({ group, case: name }: BenchResult): AttentionCase | undefined =>
+  group === "attention" ? ATTENTION_CASES.find((shape) => shape.name === name) : undefined;
+
+/**
+ * Measures a case: a block of Ringwise, a block of torch for each of its rows of attention, and again; `job.repeats` in
+ * all for each. A torch that cannot run a case gives a row that says so.
+ * @throws what `runBench` throws
+ */
+export async function measureInBlocks(
+  device: GPUDevice,
+  job: BenchJob,
+  torch: Torch | undefined,
+): Promise<BenchResult[]> {
+  const blocks = new Map<string, BenchResult[]>();
+  const sides: TorchSide[] = [];
+  const failures: BenchResult[] = [];
+  const count = torch ? BLOCK_COUNT : 1;
+  const repeats = Math.ceil(job.repeats / count);
+  for (let block = 0; block < count; block++) {
+    const { results } = await runBench(device, { ...job, repeats }, () => {});
+    for (const result of results) blocks.set(keyOf(result), [...(blocks.get(keyOf(result)) ?? []), result]);
+    if (!torch) break;
+    if (block === 0)
+      for (const result of results) {
+        const shape = shapeOf(result);
+        const dtype = result.dtype ?? "f32";
+        // Two implementations of ours meet one of torch's.
+        if (!shape || [...sides, ...failures].some((side) => side.dtype === dtype)) continue;
+        try {
+          sides.push({ shape, dtype, torchCase: await torch.prepare(shape, dtype, job.warmups), samples: [] });
+        } catch (error) {
+          failures.push(torchFailure(shape, dtype, reasonOf(error)));
+        }
+      }
+    for (const side of sides) side.samples.push(...(await side.torchCase.measure(repeats, job.minSampleMs)));
+    if (sides.length === 0) break;
+  }
+  if (sides.length > 0) await torch!.release();
+  return [
+    ...[...blocks.values()].map(mergeBlocks),
+    ...sides.map(({ shape, dtype, torchCase, samples }) => torchResult(shape, dtype, torchCase, samples)),
+    ...failures,
+  ];
+}
