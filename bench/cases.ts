@@ -1,30 +1,95 @@
-/** Every case that `ringwise bench` knows by name: the attention shapes of test/cases.ts, ring, memory and models. */
-import { ATTENTION_CASES } from "../test/cases.ts";
+/** Every case that `ringwise bench` knows by name: shapes of test/cases.ts, ring, memory, models, kernels, peaks; and suites of them. */
+import type { AttentionDesign, AttentionKind, Dtype, MatmulDesign } from "../src/index.ts";
+import { ATTENTION_CASES, type AttentionCase, BENCH_CASES, MATMUL_CASES } from "../test/cases.ts";
 import { isBenchable, measureAttention } from "./jobs/attention.ts";
+import { KERNEL_CASE_NAMES, measureKernel } from "./jobs/kernels.ts";
+import { measureMatmul } from "./jobs/matmul.ts";
 import { MLP_LENGTHS, measureMlp } from "./jobs/memory.ts";
 import { type ModelCase, measureModel } from "./jobs/model.ts";
+import { measurePeakFma, measurePeakRead } from "./jobs/peaks.ts";
 import { measureRing, type RingCase } from "./jobs/ring.ts";
 import type { BenchJob, BenchResult } from "./result-types.ts";
+
+/**
+ * Sets of cases: `default`, bearable on two CPU cores; `report`, all that BENCHMARKS.md tells of this library alone; `all`,
+ * also the small shapes of the tests.
+ */
+export const SUITES = ["default", "report", "all"] as const;
+export type Suite = (typeof SUITES)[number];
 
 /** A named case. */
 export interface BenchCase {
   name: string;
-  /** Measured where no `--case` is given. */
+  /** Measured where neither `--case` nor `--suite` is given. */
   isDefault: boolean;
+  /** Part of the suite `report`. */
+  isReported: boolean;
   measure(device: GPUDevice, job: BenchJob): Promise<BenchResult[]>;
 }
 
-const attentionCases: BenchCase[] = ATTENTION_CASES.filter(isBenchable).map((shape) => ({
+/** The element types to measure: the job's, or all that the device can hold. */
+const dtypesOf = (device: GPUDevice, job: BenchJob): readonly Dtype[] =>
+  job.dtypes ?? (device.features.has("shader-f16") ? ["f32", "f16"] : ["f32"]);
+
+/** Measures once per element type. */
+const perDtype =
+  (measure: (device: GPUDevice, job: BenchJob, dtype: Dtype) => Promise<BenchResult[]>): BenchCase["measure"] =>
+  async (device, job) => {
+    const results: BenchResult[] = [];
+    for (const dtype of dtypesOf(device, job)) results.push(...(await measure(device, job, dtype)));
+    return results;
+  };
+
+/** Too slow on a CPU adapter for a run that nobody chose, or told by another shape. */
+const NOT_DEFAULT = new Set(["prefill-16384-causal", "decode-1024", "decode-gqa-16384", "head-dim-8", "head-dim-128"]);
+
+const attentionCase = (shape: AttentionCase): BenchCase => ({
   name: shape.name,
-  isDefault: shape.use === "bench",
-  measure: (device, job) =>
+  isDefault: shape.use === "bench" && !NOT_DEFAULT.has(shape.name),
+  isReported: shape.use === "bench",
+  measure: perDtype((device, job, dtype) =>
     measureAttention(
       device,
       job,
-      shape,
+      { ...shape, dtype },
       job.attention.map((kind) => ({ kind, design: job.design })),
     ),
+  ),
+});
+
+const attentionCases = ATTENTION_CASES.filter(isBenchable).map(attentionCase);
+
+/** Every attention kernel on the same shape, also those that this adapter would not choose: for the headers of the files. */
+const DESIGN_CASES: readonly { kind: AttentionKind; design: AttentionDesign }[] = [
+  { kind: "flash", design: "register" },
+  { kind: "flash", design: "tile" },
+  { kind: "vanilla", design: "auto" },
+];
+
+const designShape = BENCH_CASES.find(({ name }) => name === "prefill-1024")!;
+
+const designCases: BenchCase[] = DESIGN_CASES.map(({ kind, design }) => {
+  const name = `design-${kind === "flash" ? design : kind}-1024`;
+  return {
+    ...{ name, isDefault: false, isReported: true },
+    measure: (device, job) => measureAttention(device, job, { ...designShape, name, dtype: "f32" }, [{ kind, design }]),
+  };
+});
+
+const matmulCases: BenchCase[] = MATMUL_CASES.map((shape) => ({
+  ...{ name: shape.name, isDefault: true, isReported: true },
+  measure: perDtype((device, job, dtype) => measureMatmul(device, job, shape, dtype)),
 }));
+
+const MATMUL_DESIGN_CASES: readonly MatmulDesign[] = ["register", "tile"];
+
+const matmulDesignCases: BenchCase[] = MATMUL_DESIGN_CASES.map((design) => {
+  const shape = { name: `design-matmul-${design}-512`, rows: 512, inFeatures: 512, outFeatures: 512, design };
+  return {
+    ...{ name: shape.name, isDefault: false, isReported: true },
+    measure: (device, job) => measureMatmul(device, job, shape, "f32"),
+  };
+});
 
 const RING_CASES: readonly RingCase[] = [
   { name: "ring-4-of-2048", seqLen: 2048, isCausal: false, layout: "contiguous", worldSize: 4 },
@@ -33,15 +98,13 @@ const RING_CASES: readonly RingCase[] = [
 ];
 
 const ringCases: BenchCase[] = RING_CASES.map((shape) => ({
-  name: shape.name,
-  isDefault: true,
+  ...{ name: shape.name, isDefault: true, isReported: true },
   measure: (device, job) => measureRing(device, job, shape),
 }));
 
 const mlpCases: BenchCase[] = MLP_LENGTHS.map((tokens) => ({
-  name: `mlp-${tokens}`,
-  isDefault: true,
-  measure: (device, job) => measureMlp(device, job, tokens),
+  ...{ name: `mlp-${tokens}`, isDefault: true, isReported: true },
+  measure: perDtype((device, job, dtype) => measureMlp(device, job, tokens, dtype)),
 }));
 
 const MODEL_CASES: readonly (ModelCase & { isDefault: boolean })[] = [
@@ -57,16 +120,31 @@ const MODEL_CASES: readonly (ModelCase & { isDefault: boolean })[] = [
 ];
 
 const modelCases: BenchCase[] = MODEL_CASES.map(({ isDefault, ...shape }) => ({
-  name: shape.name,
-  isDefault,
+  // The larger models are measured beside their peers ("bench --against").
+  ...{ name: shape.name, isDefault, isReported: isDefault },
   measure: (device) => measureModel(device, shape),
 }));
 
-const CASES: readonly BenchCase[] = [...attentionCases, ...ringCases, ...mlpCases, ...modelCases];
+const kernelCases: BenchCase[] = KERNEL_CASE_NAMES.map((name) => ({
+  ...{ name, isDefault: false, isReported: true },
+  measure: (device, job) => measureKernel(device, job, name),
+}));
 
-/** Names of the cases: all, or those that run where none is asked for. */
-export const caseNames = (which: "all" | "default" = "all"): string[] =>
-  CASES.filter((benchCase) => which === "all" || benchCase.isDefault).map(({ name }) => name);
+const peakCases: BenchCase[] = [
+  { name: "fma-peak", isDefault: true, isReported: true, measure: measurePeakFma },
+  { name: "read-peak", isDefault: true, isReported: true, measure: measurePeakRead },
+];
+
+const CASES: readonly BenchCase[] = [
+  ...[...peakCases, ...attentionCases, ...designCases, ...matmulCases, ...matmulDesignCases],
+  ...[...ringCases, ...mlpCases, ...modelCases, ...kernelCases],
+];
+
+/** Names of the cases of a suite. */
+export const caseNames = (suite: Suite = "all"): string[] =>
+  CASES.filter(({ isDefault, isReported }) => suite === "all" || (suite === "default" ? isDefault : isReported)).map(
+    ({ name }) => name,
+  );
 
 /** The case of a name. @throws {RangeError} where there is none. */
 export function findCase(name: string): BenchCase {

@@ -1,5 +1,5 @@
 /** The document that a bench run writes: what `--json` prints, bench/results/ keeps, and `--compare` reads. */
-import type { AttentionDesign, AttentionKind } from "../src/index.ts";
+import type { AttentionDesign, AttentionKind, Dtype } from "../src/index.ts";
 import type { Summary } from "./statistics.ts";
 
 /** One measured case. */
@@ -27,6 +27,8 @@ export interface BenchResult {
   /** The adapter's FMA peak, measured in turn with the case, and the case's share of it. */
   fmaPeakGflops?: number;
   peakShare?: number;
+  /** Spread of the samples of that peak: what the share of it scatters by besides the case's own spread. */
+  fmaPeakSpread?: number;
   /** Bytes of query, key, value and output; peak bytes beyond them, from the ledger; and their share. */
   tensorBytes?: number;
   extraBytes?: number;
@@ -38,6 +40,10 @@ export interface BenchResult {
   /** Bytes that must be read at least, per second of the median, in GB/s; and the share of the read bandwidth of the same run. */
   readGBps?: number;
   bandwidthShare?: number;
+  /** That read bandwidth, in GB/s. */
+  readPeakGBps?: number;
+  /** Kernel files that the case ran, e.g. "attention.wgsl", as their pipelines' labels say. */
+  kernels?: string[];
   /** Largest absolute difference from the float64 oracle, and over how many query rows. */
   maxError?: number;
   errorRows?: number;
@@ -74,6 +80,8 @@ export interface BenchJob {
   /** Kinds of attention to measure in attention cases. */
   attention: AttentionKind[];
   design: AttentionDesign;
+  /** Element types of the attention, matmul and MLP cases. Absent: f32, and f16 where the device has shader-f16. */
+  dtypes?: readonly Dtype[];
 }
 
 /** What a run tells while it goes. */
