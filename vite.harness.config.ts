@@ -1,4 +1,4 @@
-/** The pages that the command line drives in Chrome (`generate`, `bench` and `peer`), into dist/harness. */
+/** The pages that the command line drives in Chrome (`generate`, `bench`, `peer`, and the contenders of `bench --against`), into dist/harness. */
 import { fileURLToPath } from "node:url";
 import { defineConfig } from "vite";
 
@@ -12,6 +12,6 @@ export default defineConfig({
     outDir: path("dist/harness"),
     emptyOutDir: true,
     target: "es2022",
-    rolldownOptions: { input: [path("bench/page/index.html"), path("bench/page/peer.html")] },
+    rolldownOptions: { input: ["index", "peer", "against"].map((name) => path(`bench/page/${name}.html`)) },
   },
 });

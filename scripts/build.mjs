@@ -27,8 +27,10 @@ function newestMs(path) {
   if (!existsSync(path)) return 0;
   const stat = statSync(path);
   if (!stat.isDirectory()) return stat.mtimeMs;
+  // What benches write and install is no source; it would also change the time of the folder that it lies in.
+  const names = readdirSync(path).filter((name) => !["results", "node_modules"].includes(name));
+  if (existsSync(join(path, "package-lock.json"))) return Math.max(...names.map((name) => newestMs(join(path, name))));
   // A folder's own time tells of files that were removed.
-  const names = readdirSync(path).filter((name) => name !== "results");
   return Math.max(stat.mtimeMs, ...names.map((name) => newestMs(join(path, name))));
 }
 

@@ -10,6 +10,7 @@ import { reportHtml } from "../../bench/report.ts";
 import type { BenchAnswer, BenchDocument, BenchEvent, BenchJob, BenchResult } from "../../bench/result-types.ts";
 import { overlapTable, RING_BENCH_NOTES, ringBenchMarkdown, runRingBench, scalingTable } from "../../bench/ring/run.ts";
 import { type AttentionDesign, type AttentionKind, describeAdapter } from "../index.ts";
+import { benchAgainst, chooseAgainstCases, type PeerName, parsePeers } from "./bench-against.ts";
 import { ensureChrome } from "./chrome.ts";
 import { UsageError } from "./errors.ts";
 import { runInPage } from "./harness.ts";
@@ -23,6 +24,8 @@ interface BenchFlags {
   case?: string[];
   list?: boolean;
   ring?: true | "virtual" | "real";
+  against?: PeerName[];
+  contenderSeconds: number;
   adapter?: string;
   compare?: string;
   repeats: number;
@@ -147,6 +150,12 @@ async function benchRing(flags: BenchFlags, terminal: Terminal): Promise<void> {
 async function bench(flags: BenchFlags): Promise<void> {
   const terminal = openTerminal(flags.json === true);
   if (flags.ring) return benchRing(flags, terminal);
+  if (flags.against) {
+    const { against } = flags;
+    if (!flags.list) return benchAgainst({ ...flags, against }, terminal);
+    const names = chooseAgainstCases(flags.case ?? ["*"]);
+    return terminal.result(names, names.join("\n"));
+  }
   if (flags.list) return terminal.result(caseNames(), caseNames().join("\n"));
   const before = flags.compare === undefined ? undefined : readDocument(flags.compare);
   const cases = chooseCases(flags.case);
@@ -185,6 +194,17 @@ export function benchCommand(): Command {
         "--ring [clock]",
         "the ring over throttled links instead: exposed communication for 2, 4 and 8 ranks, scaling; both clocks unless one is named (real time wants a quiet machine)",
       ).choices(["virtual", "real"]),
+    )
+    .option(
+      "--against <peers>",
+      "side by side with other WebGPU libraries in one browser: some of ort,jax,tfjs (installed from npm on first use)",
+      parsePeers,
+    )
+    .option(
+      "--contender-seconds <s>",
+      "with --against: what each may spend on a case; slow ones get fewer samples",
+      number(1),
+      300,
     )
     .addOption(adapterOption())
     .option("--compare <result.json>", "print what changed since that result, beyond noise")

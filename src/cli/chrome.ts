@@ -153,6 +153,8 @@ export interface LaunchOptions {
   acceptsAnyCertificate?: boolean;
   /** Ctrl-C ends Chrome and this process at once. Default true; false: the caller says goodbye first. */
   endsOnSignals?: boolean;
+  /** Further command-line switches. */
+  extraArguments?: readonly string[];
   log?: (line: string) => void;
 }
 
@@ -175,6 +177,7 @@ export async function launchChrome(options: LaunchOptions = {}): Promise<Browser
         ? [`--unsafely-treat-insecure-origin-as-secure=${options.trustedOrigins.join()}`]
         : []),
       ...(options.acceptsAnyCertificate ? ["--ignore-certificate-errors"] : []),
+      ...(options.extraArguments ?? []),
     ],
     ignoreDefaultArgs: options.keepsHiddenTabsFast === false ? BACKGROUND_SWITCHES : [],
     protocolTimeout: options.protocolTimeoutMs ?? 3_600_000,

@@ -33,6 +33,8 @@ function report(error: unknown): number {
 let exitCode = 0;
 try {
   await program.parseAsync();
+  // Set by a command whose result stands, and says that something is wrong.
+  exitCode = Number(process.exitCode ?? 0);
 } catch (error) {
   exitCode = report(error);
 }

@@ -36,6 +36,8 @@ export interface ServeOptions {
   /** PEM texts: HTTPS instead of HTTP. */
   tls?: { cert: string | Buffer; key: string | Buffer };
   relayLimits?: Partial<RelayLimits>;
+  /** What the pages may do, where that is not {@link CONTENT_SECURITY_POLICY}: pages that run others' code. */
+  contentSecurityPolicy?: string;
 }
 
 /**
@@ -123,12 +125,15 @@ export async function serve(mounts: readonly Mount[], port = 0, options: ServeOp
   const { host = LOOPBACK, tls } = options;
   const isLan = host !== LOOPBACK && host !== "localhost" && host !== "::1";
   const isAllowedHost = hostCheck(isLan);
+  const headers = options.contentSecurityPolicy
+    ? { ...HEADERS, "Content-Security-Policy": options.contentSecurityPolicy }
+    : HEADERS;
   // The longest path first: "/model/" before "/".
   const handlers = [...mounts]
     .sort((a, b) => b.path.length - a.path.length)
     .map(({ path, folder }) => ({ path, handle: sirv(folder, { dev: true, etag: true }) }));
   const handle = (request: IncomingMessage, response: ServerResponse) => {
-    for (const [name, value] of Object.entries(HEADERS)) response.setHeader(name, value);
+    for (const [name, value] of Object.entries(headers)) response.setHeader(name, value);
     const end = (status: number, text: string) => {
       response.statusCode = status;
       response.setHeader("Content-Type", "text/plain; charset=utf-8");

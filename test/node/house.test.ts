@@ -36,7 +36,7 @@ const slashes = (path: string) => path.split(sep).join("/");
 
 function filesUnder(folder: string): string[] {
   return readdirSync(join(root, folder), { recursive: true, withFileTypes: true })
-    .filter((entry) => entry.isFile() && entry.name.endsWith(".ts"))
+    .filter((entry) => entry.isFile() && entry.name.endsWith(".ts") && !entry.parentPath.includes("node_modules"))
     .map((entry) => slashes(relative(root, join(entry.parentPath, entry.name))));
 }
 

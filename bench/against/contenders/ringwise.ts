@@ -1,0 +1,70 @@
+/** Ringwise as one of the contenders, through its public API; and the FMA peak, which has a page for itself. */
+import {
+  allocateAll,
+  createAttention,
+  createFmaProbe,
+  read,
+  release,
+  requestRingwiseDevice,
+  write,
+} from "../../../src/index.ts";
+import { attentionInputs, pickRows } from "../../attention-oracle.ts";
+import type { AttentionJob, AttentionQuestion, Contender, Prepared } from "../contender.ts";
+
+/** Submits `encode` `count` times in one command buffer and waits. */
+async function submit(device: GPUDevice, count: number, encode: (encoder: GPUCommandEncoder) => void): Promise<void> {
+  const encoder = device.createCommandEncoder({ label: "bench against" });
+  for (let index = 0; index < count; index++) encode(encoder);
+  device.queue.submit([encoder.finish()]);
+  await device.queue.onSubmittedWorkDone();
+}
+
+async function prepareAttention(device: GPUDevice, { shape }: AttentionJob): Promise<Prepared> {
+  const { batch, seqLen, kvSeqLen, heads, kvHeads, headDim, valueDim = headDim, queryStart = 0 } = shape;
+  const { scale, softcap, isCausal, causalBlockSize, window } = shape;
+  const inputs = attentionInputs(shape);
+  const outputLength = batch * seqLen * heads * valueDim;
+  const lists = [inputs.query, inputs.key, inputs.value];
+  const buffers = await allocateAll(
+    device,
+    [...lists.map(({ byteLength }) => byteLength), 4 * outputLength].map((byteLength, index) => ({
+      label: `bench against ${["query", "key", "value", "output"][index]}`,
+      byteLength,
+    })),
+  );
+  const [query, key, value, output] = buffers as [GPUBuffer, GPUBuffer, GPUBuffer, GPUBuffer];
+  lists.forEach((list, index) => {
+    write(device, buffers[index]!, 0, list);
+  });
+  const tensors = { query, key, value, output, batch, seqLen, kvSeqLen, queryPositions: { start: queryStart } };
+  const options = { heads, kvHeads, headDim, valueDim, scale, softcap, isCausal, causalBlockSize, window };
+  const attention = await createAttention(device, options);
+  return {
+    implementation: "flash",
+    run: (count) => submit(device, count, (encoder) => attention.encode(encoder, tensors)),
+    answer: async (question) => {
+      const all = new Float32Array(await read(device, { buffer: output, byteLength: 4 * outputLength }));
+      return Array.from(pickRows(all, batch, heads * valueDim, (question as AttentionQuestion).rows));
+    },
+    release: () => {
+      attention.destroy();
+      for (const buffer of buffers) release(buffer);
+    },
+  };
+}
+
+async function preparePeak(device: GPUDevice): Promise<Prepared> {
+  const probe = await createFmaProbe(device);
+  return {
+    implementation: "multiply-adds",
+    run: (count) => submit(device, count, (encoder) => probe.encode(encoder)),
+    answer: async () => ({ flopCount: probe.flopCount }),
+    release: () => probe.destroy(),
+  };
+}
+
+/** Ringwise. */
+export const contender: Contender = {
+  open: () => requestRingwiseDevice(),
+  kinds: { attention: prepareAttention, "fma-peak": preparePeak },
+};

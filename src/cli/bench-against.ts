@@ -1,0 +1,176 @@
+/** `ringwise bench --against ort,jax,tfjs`: Ringwise and its peers side by side in one browser, on the same inputs. */
+import { mkdirSync, writeFileSync } from "node:fs";
+import { cpus } from "node:os";
+import { join, resolve } from "node:path";
+import { InvalidArgumentError } from "commander";
+import { AGAINST_DEFAULT_CASES, againstCase, againstCaseNames } from "../../bench/against/cases.ts";
+import { type AgainstOptions, type Entrant, runAgainstCase } from "../../bench/against/run.ts";
+import { fastestPeer } from "../../bench/against/verdict.ts";
+import type { BenchDocument, BenchResult, Contender } from "../../bench/result-types.ts";
+import { openContenderHost } from "./contender-host.ts";
+import { UsageError } from "./errors.ts";
+import { packageVersion } from "./paths.ts";
+import { installPeers, peerVersions } from "./peer-packages.ts";
+import { chromeAdapter } from "./shared-options.ts";
+import { formatBytes, formatTable, type Terminal } from "./terminal.ts";
+
+/** What a peer is called on the command line, in results, and which packages it is. */
+const PEERS = {
+  ort: { contender: "onnxruntime-web", packages: ["onnxruntime-web"] },
+  jax: { contender: "jax-js", packages: ["@jax-js/jax"] },
+  tfjs: { contender: "tfjs", packages: ["@tensorflow/tfjs-core", "@tensorflow/tfjs-backend-webgpu"] },
+} as const satisfies Record<string, { contender: Contender; packages: readonly string[] }>;
+
+/** A peer as `--against` names it. */
+export type PeerName = keyof typeof PEERS;
+
+/** The options of `bench` that count here. */
+export interface AgainstFlags {
+  against: PeerName[];
+  case?: string[];
+  adapter?: string;
+  repeats: number;
+  warmups: number;
+  minSampleMs: number;
+  /** Seconds that each contender may spend on one case. */
+  contenderSeconds: number;
+  out: string;
+  name?: string;
+  runtime: "chrome" | "node";
+}
+
+/** Reads "ort,jax,tfjs"; each once, in the order given. @throws {InvalidArgumentError} for a name that is no peer's. */
+export function parsePeers(text: string): PeerName[] {
+  const names = text.split(",").map((name) => name.trim());
+  for (const name of names)
+    if (!Object.hasOwn(PEERS, name))
+      throw new InvalidArgumentError(`Expected some of ${Object.keys(PEERS).join(",")}, got "${name}".`);
+  return [...new Set(names)] as PeerName[];
+}
+
+/** The names to run: the table of the comparison without `--case`; a trailing `*` stands for any ending. */
+export function chooseAgainstCases(asked: readonly string[] | undefined): string[] {
+  if (!asked) return [...AGAINST_DEFAULT_CASES];
+  const all = againstCaseNames();
+  const chosen = asked.flatMap((name) => {
+    const found = name.endsWith("*") ? all.filter((other) => other.startsWith(name.slice(0, -1))) : [name];
+    if (found.length === 0 || !all.includes(found[0]!))
+      throw new UsageError(`--case ${name}: no case that contenders meet in (--against ... --list shows them all)`);
+    return found;
+  });
+  return [...new Set(chosen)];
+}
+
+const percent = (value: number | undefined, digits = 0) =>
+  value === undefined ? "-" : `${(100 * value).toFixed(digits)}%`;
+
+/** How a row stands to the others of its case: we against the fastest correct peer, a peer against us. */
+function standing(result: BenchResult, results: readonly BenchResult[]): string {
+  if (!result.timeMs) return "";
+  if (result.contender === "ringwise") {
+    const peer = fastestPeer(results, result.case);
+    const { timesFaster } = result.figures ?? {};
+    if (!peer || timesFaster === undefined) return "no peer is right";
+    return `${timesFaster.toFixed(2)}x faster than ${peer.contender}`;
+  }
+  const ours = results.find((other) => other.case === result.case && other.contender === "ringwise")?.timeMs;
+  return ours ? `${(result.timeMs.median / ours.median).toFixed(2)}x our time` : "";
+}
+
+const HEADER = [
+  ...["case", "contender", "status", "median ms", "min", "spread", "samples", "GPU process s", "GFLOP/s", "of peak"],
+  ...["peak bytes", "of Q+K+V+O", "max error", ""],
+];
+
+function rowOf(result: BenchResult, results: readonly BenchResult[]): string[] {
+  const { timeMs, peakBytes, tensorBytes, maxError } = result;
+  return [
+    result.case,
+    result.contender ?? "",
+    result.status ?? "ok",
+    timeMs?.median.toFixed(2) ?? "-",
+    timeMs?.min.toFixed(2) ?? "-",
+    percent(timeMs?.spread, 1),
+    timeMs ? String(timeMs.samples.length) : "-",
+    result.cpuSeconds?.toFixed(3) ?? "-",
+    result.gflops?.toFixed(2) ?? "-",
+    percent(result.peakShare),
+    peakBytes === undefined ? "-" : formatBytes(peakBytes),
+    peakBytes === undefined || !tensorBytes ? "-" : `${(peakBytes / tensorBytes).toFixed(2)}x`,
+    maxError === undefined ? "-" : maxError.toExponential(1),
+    standing(result, results),
+  ];
+}
+
+/** The comparison as text: a table, and below it a line for each row that is not "ok". */
+export function againstText({ adapter, results }: BenchDocument): string {
+  const reasons = results
+    .filter(({ status }) => status !== "ok")
+    .map(({ case: name, contender, status, reason }) => `${name}, ${contender}: ${status}. ${reason}`);
+  const table = formatTable([HEADER, ...results.map((result) => rowOf(result, results))]);
+  return [`adapter: ${adapter}`, table, ...(reasons.length > 0 ? ["", ...reasons] : [])].join("\n");
+}
+
+/** As one would type it again. */
+const commandLine = () =>
+  ["ringwise", ...process.argv.slice(2).map((word) => (/[^\w,.=/:-]/.test(word) ? `'${word}'` : word))].join(" ");
+
+/**
+ * Runs the comparison and writes its result, case by case, so that a run that is broken off keeps what it has. The exit code
+ * is 1 where Ringwise itself was wrong or failed in a case.
+ * @throws {JobError} "PeerInstallError" where a peer is wanted and cannot be installed.
+ */
+export async function benchAgainst(flags: AgainstFlags, terminal: Terminal): Promise<void> {
+  if (flags.runtime === "node")
+    throw new UsageError("--against runs in Chrome, where the peers live; leave --runtime node out");
+  const names = chooseAgainstCases(flags.case);
+  const contenderMs = 1000 * flags.contenderSeconds;
+  const peersFolder = await installPeers(terminal.progress);
+  const adapter = chromeAdapter(flags.adapter);
+  const host = await openContenderHost({ adapter, peersFolder, limitMs: contenderMs, log: terminal.log });
+  try {
+    const pinned = peerVersions();
+    const packages = flags.against.flatMap((peer) => [...PEERS[peer].packages]);
+    const chrome = await host.version();
+    const probe = host.contender("ringwise");
+    const opened = await probe.open();
+    const document: BenchDocument = {
+      ringwise: packageVersion(),
+      date: new Date().toISOString(),
+      runtime: "chrome",
+      host: chrome,
+      machine: `${cpus().length} x ${cpus()[0]?.model ?? "unknown processor"}`,
+      adapter: opened.adapter,
+      command: commandLine(),
+      versions: {
+        ...{ Chrome: chrome, ringwise: packageVersion() },
+        ...Object.fromEntries(packages.map((name) => [name, pinned[name]!])),
+      },
+      results: [],
+    };
+    const folder = resolve(flags.out);
+    mkdirSync(folder, { recursive: true });
+    const slug = opened.adapter
+      .toLowerCase()
+      .replace(/[^a-z0-9]+/g, "-")
+      .slice(0, 40);
+    const fileName = flags.name ?? `${document.date.slice(0, 19).replace(/:/g, "-")}-against-${slug}`;
+    const file = join(folder, `${fileName}.json`);
+    const contenders: Contender[] = ["ringwise", ...flags.against.map((peer) => PEERS[peer].contender)];
+    const entrants: Entrant[] = contenders.map((name) => ({ name, handle: host.contender(name) }));
+    for (const [index, name] of names.entries()) {
+      const { warmups, repeats, minSampleMs } = flags;
+      const say = (message: string) => terminal.progress(`${index + 1}/${names.length} ${message}`);
+      const options: AgainstOptions = { warmups, repeats, minSampleMs, contenderMs, say };
+      document.results.push(...(await runAgainstCase(entrants, probe, againstCase(name), options)));
+      writeFileSync(file, `${JSON.stringify(document, null, 1)}\n`);
+    }
+    terminal.result(document, `${againstText(document)}\n\nresult: ${file}`);
+    const bad = document.results.find(({ contender, status }) => contender === "ringwise" && status !== "ok");
+    if (!bad) return;
+    terminal.log(`error: Ringwise itself, ${bad.case}: ${bad.status}. ${bad.reason}`);
+    process.exitCode = 1;
+  } finally {
+    await host.close();
+  }
+}
