@@ -8,7 +8,7 @@ import { attentionInputs, expectedRows, spreadRows } from "../attention-oracle.t
 import type { BenchResult, Contender as ContenderName } from "../result-types.ts";
 import { quantile, summarize } from "../statistics.ts";
 import { tensorBytes } from "./cases.ts";
-import type { Opened, PageGpu } from "./contender.ts";
+import type { AttentionJob, Opened, PageGpu } from "./contender.ts";
 import { addRatios, judge, runsPerSample, samplesWithin } from "./verdict.ts";
 
 /** One sample: milliseconds of a run, and processor seconds of the GPU process for it where they are known. */
@@ -34,6 +34,8 @@ export interface ContenderHandle {
 export interface Entrant {
   name: ContenderName;
   handle: ContenderHandle;
+  /** Which of its operators it is to use; absent: what suits the case. */
+  operator?: string;
 }
 
 /** How a case is run. */
@@ -63,7 +65,7 @@ const sentence = (text: string) => {
 };
 
 /** Why a contender failed, in words that say whose fault it is. */
-function failureOf(error: unknown): string {
+export function failureOf(error: unknown): string {
   const { name, message } = error as Error;
   if (name === "CannotAskError") return sentence(`Cannot be asked: ${message}`);
   if (name === "DeviceLostError") return sentence(`The device was lost: ${message}`);
@@ -71,18 +73,20 @@ function failureOf(error: unknown): string {
 }
 
 /** What the device said while the library said nothing. */
-function complaintOf({ errors, refusedBytes }: PageGpu): string {
+export function complaintOf({ errors, refusedBytes }: PageGpu): string {
   const refused =
     refusedBytes > 0 ? ` It asked for a buffer of ${refusedBytes} bytes, more than the device allows.` : "";
   return errors.length > 0 ? `${refused} The device said: ${sentence(errors[0]!)}` : refused;
 }
+
+const jobOf = ({ operator }: Entrant, shape: AttentionCase): AttentionJob => ({ shape, operator });
 
 /** Opens, prepares, warms up and checks one contender. */
 async function start(turn: Turn, shape: AttentionCase, expected: ArrayLike<number>, rows: number[], o: AgainstOptions) {
   const { handle, result } = turn;
   const now = o.now ?? (() => performance.now());
   await handle.open();
-  const { implementation } = await handle.prepare("attention", { shape });
+  const { implementation } = await handle.prepare("attention", jobOf(turn, shape));
   result.implementation = implementation;
   const startMs = now();
   let onceMs = 0;
@@ -128,7 +132,7 @@ async function attempt(turn: Turn, run: () => Promise<void>, o: AgainstOptions):
 /** Someone else took this contender's device along: a new page, prepared and warm, and no blame. */
 async function revive(turn: Turn, shape: AttentionCase): Promise<void> {
   await turn.handle.open();
-  await turn.handle.prepare("attention", { shape });
+  await turn.handle.prepare("attention", jobOf(turn, shape));
   await turn.handle.sample(1);
 }
 
@@ -165,10 +169,17 @@ export async function runAgainstCase(
   const rows = spreadRows(shape.seqLen);
   say(`${shape.name}: the oracle`);
   const expected = expectedRows(shape, attentionInputs(shape), rows);
-  const turns: Turn[] = entrants.map(({ name, handle }) => ({
-    ...{ name, handle, samples: [], count: 1, wanted: 0, isOut: false },
+  const turns: Turn[] = entrants.map((entrant) => ({
+    ...{ ...entrant, samples: [], count: 1, wanted: 0, isOut: false },
     result: {
-      ...{ case: shape.name, group: "attention", implementation: "-", contender: name, status: "ok", dtype: "f32" },
+      ...{
+        case: shape.name,
+        group: "attention",
+        implementation: "-",
+        contender: entrant.name,
+        status: "ok",
+        dtype: "f32",
+      },
       ...{ seqLen: shape.seqLen, isCausal: shape.isCausal, tensorBytes: tensorBytes(shape) },
       errorRows: rows.length * shape.batch,
     },

@@ -39,6 +39,8 @@ export interface LlamaWeight {
 export interface LlamaModel {
   model: Uint8Array<ArrayBuffer>;
   weights: LlamaWeight[];
+  /** It has the input `position`. */
+  takesPosition: boolean;
 }
 
 /** GroupQueryAttention turns heads of multiples of this itself; for others rope is a node of its own. */
@@ -187,7 +189,7 @@ export function llamaModel(shape: LlamaShape, positions: number): LlamaModel {
     initializers: graph.initializers,
     nodes: graph.nodes,
   });
-  return { model, weights: graph.weights };
+  return { model, weights: graph.weights, takesPosition: !isRopeFused };
 }
 
 /** `[rows, columns]` to `[columns, rows]`, block by block: both sides stay within the caches. */

@@ -7,6 +7,7 @@ import { AGAINST_DEFAULT_CASES, againstCase, againstCaseNames } from "../../benc
 import { type AgainstOptions, type Entrant, runAgainstCase } from "../../bench/against/run.ts";
 import { fastestPeer } from "../../bench/against/verdict.ts";
 import type { BenchDocument, BenchResult, Contender } from "../../bench/result-types.ts";
+import { modelCaseNames, modelMounts, runModelCase } from "./bench-models.ts";
 import { openContenderHost } from "./contender-host.ts";
 import { UsageError } from "./errors.ts";
 import { packageVersion } from "./paths.ts";
@@ -14,15 +15,17 @@ import { installPeers, peerVersions } from "./peer-packages.ts";
 import { chromeAdapter } from "./shared-options.ts";
 import { formatBytes, formatTable, type Terminal } from "./terminal.ts";
 
+/** A peer as `--against` names it. */
+export type PeerName = "ort" | "ort-gqa" | "jax" | "tfjs";
+
 /** What a peer is called on the command line, in results, and which packages it is. */
-const PEERS = {
+const PEERS: Record<PeerName, { contender: Contender; packages: readonly string[]; operator?: string }> = {
   ort: { contender: "onnxruntime-web", packages: ["onnxruntime-web"] },
+  // The operator that language models are exported with: a cache in place, so fewer bytes in decode.
+  "ort-gqa": { contender: "onnxruntime-web", packages: ["onnxruntime-web"], operator: "GroupQueryAttention" },
   jax: { contender: "jax-js", packages: ["@jax-js/jax"] },
   tfjs: { contender: "tfjs", packages: ["@tensorflow/tfjs-core", "@tensorflow/tfjs-backend-webgpu"] },
-} as const satisfies Record<string, { contender: Contender; packages: readonly string[] }>;
-
-/** A peer as `--against` names it. */
-export type PeerName = keyof typeof PEERS;
+};
 
 /** The options of `bench` that count here. */
 export interface AgainstFlags {
@@ -51,7 +54,7 @@ export function parsePeers(text: string): PeerName[] {
 /** The names to run: the table of the comparison without `--case`; a trailing `*` stands for any ending. */
 export function chooseAgainstCases(asked: readonly string[] | undefined): string[] {
   if (!asked) return [...AGAINST_DEFAULT_CASES];
-  const all = againstCaseNames();
+  const all = [...againstCaseNames(), ...modelCaseNames()];
   const chosen = asked.flatMap((name) => {
     const found = name.endsWith("*") ? all.filter((other) => other.startsWith(name.slice(0, -1))) : [name];
     if (found.length === 0 || !all.includes(found[0]!))
@@ -77,6 +80,10 @@ function standing(result: BenchResult, results: readonly BenchResult[]): string 
   return ours ? `${(result.timeMs.median / ours.median).toFixed(2)}x our time` : "";
 }
 
+/** Tokens a second, or what is said already. */
+const told = (value: number | string | undefined) =>
+  typeof value === "number" ? `${value.toPrecision(3)} tokens/s` : (value ?? "");
+
 const HEADER = [
   ...["case", "contender", "status", "median ms", "min", "spread", "samples", "GPU process s", "GFLOP/s", "of peak"],
   ...["peak bytes", "of Q+K+V+O", "max error", ""],
@@ -98,7 +105,7 @@ function rowOf(result: BenchResult, results: readonly BenchResult[]): string[] {
     peakBytes === undefined ? "-" : formatBytes(peakBytes),
     peakBytes === undefined || !tensorBytes ? "-" : `${(peakBytes / tensorBytes).toFixed(2)}x`,
     maxError === undefined ? "-" : maxError.toExponential(1),
-    standing(result, results),
+    [result.figures?.tokensPerSecond, standing(result, results)].map(told).filter(Boolean).join(", "),
   ];
 }
 
@@ -127,12 +134,16 @@ export async function benchAgainst(flags: AgainstFlags, terminal: Terminal): Pro
   const contenderMs = 1000 * flags.contenderSeconds;
   const peersFolder = await installPeers(terminal.progress);
   const adapter = chromeAdapter(flags.adapter);
-  const host = await openContenderHost({ adapter, peersFolder, limitMs: contenderMs, log: terminal.log });
+  const host = await openContenderHost({
+    ...{ adapter, peersFolder, limitMs: contenderMs, log: terminal.log },
+    mounts: modelMounts(),
+  });
   try {
     const pinned = peerVersions();
     const packages = flags.against.flatMap((peer) => [...PEERS[peer].packages]);
     const chrome = await host.version();
     const probe = host.contender("ringwise");
+    const readProbe = host.contender("ringwise");
     const opened = await probe.open();
     const document: BenchDocument = {
       ringwise: packageVersion(),
@@ -156,13 +167,20 @@ export async function benchAgainst(flags: AgainstFlags, terminal: Terminal): Pro
       .slice(0, 40);
     const fileName = flags.name ?? `${document.date.slice(0, 19).replace(/:/g, "-")}-against-${slug}`;
     const file = join(folder, `${fileName}.json`);
-    const contenders: Contender[] = ["ringwise", ...flags.against.map((peer) => PEERS[peer].contender)];
-    const entrants: Entrant[] = contenders.map((name) => ({ name, handle: host.contender(name) }));
+    const chosen = [{ contender: "ringwise" as const }, ...flags.against.map((peer) => PEERS[peer])];
+    const entrants: Entrant[] = chosen.map(({ contender: name, ...rest }) => ({
+      ...{ name, handle: host.contender(name) },
+      operator: "operator" in rest ? rest.operator : undefined,
+    }));
     for (const [index, name] of names.entries()) {
       const { warmups, repeats, minSampleMs } = flags;
       const say = (message: string) => terminal.progress(`${index + 1}/${names.length} ${message}`);
       const options: AgainstOptions = { warmups, repeats, minSampleMs, contenderMs, say };
-      document.results.push(...(await runAgainstCase(entrants, probe, againstCase(name), options)));
+      const isModel = modelCaseNames().includes(name);
+      const results = isModel
+        ? await runModelCase(name, entrants, { fma: probe, read: readProbe }, options)
+        : await runAgainstCase(entrants, probe, againstCase(name), options);
+      document.results.push(...results);
       writeFileSync(file, `${JSON.stringify(document, null, 1)}\n`);
     }
     terminal.result(document, `${againstText(document)}\n\nresult: ${file}`);

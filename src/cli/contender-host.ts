@@ -9,13 +9,15 @@ import { launchChrome } from "./chrome.ts";
 import { JobError } from "./errors.ts";
 import type { JobAnswer } from "./harness-answer.ts";
 import { builtFolder } from "./paths.ts";
-import { CONTENT_SECURITY_POLICY, serve } from "./server.ts";
+import { CONTENT_SECURITY_POLICY, type Mount, serve } from "./server.ts";
 
 /** See {@link openContenderHost}. */
 export interface ContenderHostOptions {
   adapter?: "swiftshader" | "default";
   /** A node_modules folder with the peers' packages; without it only Ringwise's page works. */
   peersFolder?: string;
+  /** Further folders to serve, e.g. a model's. */
+  mounts?: readonly Mount[];
   /** What one question to a page may take before its contender counts as failed. */
   limitMs: number;
   log: (line: string) => void;
@@ -177,7 +179,7 @@ class ContenderPage implements ContenderHandle {
 
 /** Serves the pages and starts the browser. The caller closes it. */
 export async function openContenderHost(options: ContenderHostOptions): Promise<ContenderHost> {
-  const mounts = [{ path: "/", folder: builtFolder("harness") }];
+  const mounts = [{ path: "/", folder: builtFolder("harness") }, ...(options.mounts ?? [])];
   if (options.peersFolder) mounts.push({ path: "/peers/", folder: options.peersFolder });
   const server = await serve(mounts, 0, { contentSecurityPolicy: PEERS_POLICY });
   const chrome = new Chrome(options);

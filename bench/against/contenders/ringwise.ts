@@ -3,6 +3,7 @@ import {
   allocateAll,
   createAttention,
   createFmaProbe,
+  createReadProbe,
   read,
   release,
   requestRingwiseDevice,
@@ -10,6 +11,7 @@ import {
 } from "../../../src/index.ts";
 import { attentionInputs, pickRows } from "../../attention-oracle.ts";
 import type { AttentionJob, AttentionQuestion, Contender, Prepared } from "../contender.ts";
+import { prepareModelDecode, prepareModelPrefill } from "./ringwise-model.ts";
 
 /** Submits `encode` `count` times in one command buffer and waits. */
 async function submit(device: GPUDevice, count: number, encode: (encoder: GPUCommandEncoder) => void): Promise<void> {
@@ -63,8 +65,27 @@ async function preparePeak(device: GPUDevice): Promise<Prepared> {
   };
 }
 
+/** Bytes that the read probe reads: more than the caches of a processor hold. */
+const READ_BYTES = 64 * 2 ** 20;
+
+async function prepareReadPeak(device: GPUDevice): Promise<Prepared> {
+  const probe = await createReadProbe(device, READ_BYTES);
+  return {
+    implementation: probe.way,
+    run: (count) => submit(device, count, (encoder) => probe.encode(encoder)),
+    answer: async () => ({ byteLength: probe.byteLength }),
+    release: () => probe.destroy(),
+  };
+}
+
 /** Ringwise. */
 export const contender: Contender = {
   open: () => requestRingwiseDevice(),
-  kinds: { attention: prepareAttention, "fma-peak": preparePeak },
+  kinds: {
+    attention: prepareAttention,
+    "fma-peak": preparePeak,
+    "read-peak": prepareReadPeak,
+    "model-prefill": prepareModelPrefill,
+    "model-decode": prepareModelDecode,
+  },
 };
