@@ -35,6 +35,8 @@ export class CannotAskError extends Error {
 /** Job of kind "attention". */
 export interface AttentionJob {
   shape: AttentionCase;
+  /** Which of its operators a library is to use, where it has several. */
+  operator?: string;
 }
 
 /** Question to a prepared attention: rows of the output `[B, T, H, E]`; the answer is `[B, rows, H, E]` as plain numbers. */
