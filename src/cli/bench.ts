@@ -197,7 +197,7 @@ export function benchCommand(): Command {
     )
     .option(
       "--against <peers>",
-      "side by side with other WebGPU libraries in one browser: some of ort,jax,tfjs (installed from npm on first use)",
+      "side by side with other WebGPU libraries in one browser: some of ort,ort-gqa,jax,tfjs (installed from npm on first use)",
       parsePeers,
     )
     .option(
