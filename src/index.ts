@@ -32,6 +32,7 @@ export type {
   AttentionTensors,
   TokenPositions,
 } from "./kernels/attention-types.ts";
+export type { AttentionWork } from "./kernels/candidates.ts";
 export { createFmaProbe, type FmaProbe, measureFmaPeak } from "./kernels/fma-peak.ts";
 export {
   type Activation,
@@ -54,6 +55,11 @@ export {
   type RopeTensors,
 } from "./kernels/rope.ts";
 export { type RopeScaling, type RopeTableOptions, ropeTable } from "./kernels/rope-tables.ts";
+export type { AttentionChoice, ChoiceBasis, KernelChoice } from "./kernels/tiles.ts";
+export { attentionCandidates, type CandidateInfo, type TunedShape, tuneAttention } from "./kernels/tune.ts";
+export type { TunedStore, TuneOptions, TuneProgress } from "./kernels/tune-types.ts";
+export type { ShippedAdapter, TunedCandidate, TunedRecord } from "./kernels/tuned-record.ts";
+export { createFileStore, createIndexedDbStore } from "./kernels/tuned-store.ts";
 export { type CreateLinkOptions, createLink, type LinkClock, type OwnLink } from "./link/link.ts";
 export { type ThrottleOptions, throttle } from "./link/throttle.ts";
 export type * from "./link/types.ts";

@@ -6,6 +6,7 @@ import { requestRingwiseDevice } from "../../src/index.ts";
 import { type NeedleJob, runNeedle } from "../jobs/needle.ts";
 import { runBench } from "../jobs/run.ts";
 import { runSoak, type SoakJob } from "../jobs/soak.ts";
+import { runTune, type TuneJob } from "../jobs/tune.ts";
 import type { BenchJob } from "../result-types.ts";
 
 declare global {
@@ -25,6 +26,7 @@ const JOBS: Record<string, (device: GPUDevice, job: never) => Promise<unknown>> 
   needle: (device, { source, job }: { source: string; job: NeedleJob }) =>
     runNeedle(device, new URL(source, location.href), job, (cell) => void ringwiseEmit(cell)),
   bench: (device, job: BenchJob) => runBench(device, job, (event) => void ringwiseEmit(event)),
+  tune: (device, job: TuneJob) => runTune(device, job, (event) => void ringwiseEmit(event)),
 };
 
 globalThis.ringwiseHarness = async (name, job) => {

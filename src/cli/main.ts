@@ -1,5 +1,5 @@
 #!/usr/bin/env node
-/** `ringwise demo | generate | peer | bench`: exit code 0, 1 where it failed, 2 where it was used wrongly. */
+/** `ringwise demo | generate | peer | bench | tune`: exit code 0, 1 where it failed, 2 where it was used wrongly. */
 import { Command, CommanderError } from "commander";
 import { benchCommand } from "./bench.ts";
 import { demoCommand } from "./demo.ts";
@@ -7,12 +7,13 @@ import { UsageError } from "./errors.ts";
 import { generateCommand } from "./generate.ts";
 import { packageVersion } from "./paths.ts";
 import { peerCommand } from "./peer.ts";
+import { tuneCommand } from "./tune.ts";
 
 const program = new Command("ringwise")
   .description("Ring Attention with Blockwise Transformers on WebGPU")
   .version(packageVersion())
   .showHelpAfterError("(--help shows the options)");
-for (const command of [demoCommand(), generateCommand(), peerCommand(), benchCommand()])
+for (const command of [demoCommand(), generateCommand(), peerCommand(), benchCommand(), tuneCommand()])
   program.addCommand(command.copyInheritedSettings(program));
 // Throwing, instead of commander's own exit, leaves one place that decides the exit code.
 for (const command of [program, ...program.commands]) command.exitOverride();

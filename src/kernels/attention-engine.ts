@@ -19,7 +19,7 @@ import {
 } from "./attention-options.ts";
 import { packFields, stridesOf } from "./attention-params.ts";
 import type { AttentionWork } from "./candidates.ts";
-import { type AttentionKernelChoice, chooseKernel } from "./tiles.ts";
+import { type AttentionChoice, type AttentionKernelChoice, chooseKernel, type KernelChoice } from "./tiles.ts";
 
 /** Options of an engine that are not part of the attention itself. */
 export interface EngineOptions {
@@ -83,6 +83,13 @@ export class AttentionEngine {
       byteLength: Math.max(SPLIT_STATES, options.scratchTokens) * rowBytes,
     });
     return new AttentionEngine(device, resolved, choice, step, oneShot, fewRows, merger, scratch, isCpu);
+  }
+
+  /** The choice without what only the engine needs. */
+  get told(): AttentionChoice {
+    const { manyRows, fewRows } = this.choice;
+    const told = ({ id, basis, why }: AttentionKernelChoice): KernelChoice => ({ id, basis, why });
+    return { manyRows: told(manyRows), fewRows: told(fewRows) };
   }
 
   /** Whether a piece can go without a state. */

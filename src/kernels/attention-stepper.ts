@@ -12,9 +12,13 @@ import { checkAttentionDevice, resolveAttention } from "./attention-options.ts";
 import { bindTensor, stridesOf } from "./attention-params.ts";
 import { cutCall } from "./attention-pieces.ts";
 import type { AttentionOptions, AttentionStepTensors } from "./attention-types.ts";
+import type { AttentionChoice } from "./tiles.ts";
+import { applyTune } from "./tune.ts";
 
 /** Attention in steps. All `encode*` are synchronous, take no GPU memory and submit nothing. */
 export interface AttentionStepper {
+  /** Which kernels run, and why. */
+  readonly choice: AttentionChoice;
   /** Bytes of one state: acc `[B, T, H, E]` (or by layout), rowMax `[B, H, T]` (base 2), rowSum `[B, H, T]`, all f32. */
   stateByteLength(batch: number, seqLen: number): number;
   /** The queries meet one K/V block; the state is updated. Blocks may come in any order, each once. */
@@ -38,7 +42,8 @@ export interface AttentionStepperLimits {
 /**
  * Compiles the step, finalize and merge kernels for one set of options.
  * @throws {OptionError} for a bad option.
- * @throws {UnsupportedDeviceError} where the device lacks what the options need.
+ * @throws {UnsupportedDeviceError} where the device lacks what the options need, or (with `tune`) computes no kernel right.
+ * @throws the reason of `tune.signal` when aborted.
  */
 export async function createAttentionStepper(
   device: GPUDevice,
@@ -48,6 +53,7 @@ export async function createAttentionStepper(
   const where = "createAttentionStepper";
   const resolved = resolveAttention(where, options);
   checkAttentionDevice(where, device, resolved, "state");
+  await applyTune(device, resolved, options.tune);
   const engine = await AttentionEngine.create(device, resolved, { scratchTokens: 0, hasOneShot: false });
   return new Stepper(engine, limits.maxBindingByteLength ?? device.limits.maxStorageBufferBindingSize);
 }
@@ -59,6 +65,10 @@ class Stepper implements AttentionStepper {
     private readonly engine: AttentionEngine,
     private readonly bindingBytes: number,
   ) {}
+
+  get choice(): AttentionChoice {
+    return this.engine.told;
+  }
 
   stateByteLength(batch: number, seqLen: number): number {
     expectInteger("stateByteLength", "batch", batch);

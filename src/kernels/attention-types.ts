@@ -5,6 +5,7 @@
  */
 import type { BufferSource } from "../gpu/buffers.ts";
 import type { AttentionLayout, Dtype } from "../shape.ts";
+import type { TuneOptions } from "./tune-types.ts";
 
 /**
  * How attention is computed, as in the original system: `vanilla` materialises the scores `[B, H, T, S]`; `flash` is one
@@ -56,6 +57,12 @@ export interface AttentionOptions {
    * other work chooses for itself.
    */
   candidate?: string;
+  /**
+   * Chooses the kernels by measurement where this adapter and class of shapes were never met: a handful of candidates within
+   * 2 seconds, each checked first; the winner is kept (IndexedDB, or files in Node) and found again. Default false: what is
+   * shipped for the adapter, else what its limits make safe. `design` and `candidate` come first.
+   */
+  tune?: boolean | TuneOptions;
   /** Tokens that calls typically have: which kernel is fastest may depend on it. Any length stays right. Default 2048. */
   expectedSeqLen?: number;
   /** Tokens of K/V per block with kind "blockwise". Default 1024. */

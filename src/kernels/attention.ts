@@ -12,6 +12,8 @@ import { cutCall, type PieceLimits, type QueryPiece } from "./attention-pieces.t
 import type { AttentionOptions, AttentionTensors } from "./attention-types.ts";
 import { createVanilla, type VanillaAttention } from "./attention-vanilla.ts";
 import { createTokenCopier, type TokenCopier } from "./copy-tokens.ts";
+import type { AttentionChoice } from "./tiles.ts";
+import { applyTune } from "./tune.ts";
 
 /** One attention operator, compiled. */
 export interface Attention {
@@ -23,6 +25,8 @@ export interface Attention {
    * @throws {DestroyedError} after `destroy()`.
    */
   encode(target: CommandTarget, tensors: AttentionTensors): void;
+  /** Which kernels run, and why; undefined with kind "vanilla", which has one only. */
+  readonly choice: AttentionChoice | undefined;
   /** Gives back the scratch. Idempotent; buffers of the caller are left alone. */
   destroy(): void;
   /** Same as `destroy()`. */
@@ -51,7 +55,8 @@ const DEFAULT_SCORE_BYTES = 64 * 2 ** 20;
  * with layout "bhtd" heads come before tokens. The online softmax in base 2 is that of FlashAttention (arXiv 2205.14135),
  * the blockwise order that of Blockwise Parallel Transformer (arXiv 2305.19370).
  * @throws {OptionError} for a bad option, or kind "ring", which is `createRingAttention`'s.
- * @throws {UnsupportedDeviceError} where the device lacks what the options need.
+ * @throws {UnsupportedDeviceError} where the device lacks what the options need, or (with `tune`) computes no kernel right.
+ * @throws the reason of `tune.signal` when aborted.
  */
 export async function createAttention(
   device: GPUDevice,
@@ -73,6 +78,7 @@ export async function createAttention(
     );
     return new SingleAttention(resolved, await createVanilla(device, resolved, scoreBytes), await copier, bindingBytes);
   }
+  await applyTune(device, resolved, options.tune);
   const isBlockwise = resolved.kind === "blockwise";
   const tokens = describeAdapter(device).isCpu ? SCRATCH_TOKENS_CPU : SCRATCH_TOKENS_GPU;
   const engine = await AttentionEngine.create(device, resolved, {
@@ -91,6 +97,10 @@ class SingleAttention implements Attention {
     private readonly copier: TokenCopier,
     private readonly bindingBytes: number,
   ) {}
+
+  get choice(): AttentionChoice | undefined {
+    return this.engine instanceof AttentionEngine ? this.engine.told : undefined;
+  }
 
   encode(target: CommandTarget, tensors: AttentionTensors): void {
     if (this.isDestroyed) throw new DestroyedError("Attention.encode: this attention was destroyed");

@@ -13,8 +13,9 @@ import {
   unmetNeed,
   workgroupBytesOf,
 } from "./candidates.ts";
-import { SHIPPED } from "./tuned-data.ts";
+import shippedData from "./tuned-data.json";
 import { adapterKey, shapeClass } from "./tuned-key.ts";
+import type { ShippedAdapter } from "./tuned-record.ts";
 
 /**
  * On what a choice rests: `forced` by the option `candidate`; `measured` on this device by this program; `stored` by an
@@ -22,13 +23,25 @@ import { adapterKey, shapeClass } from "./tuned-key.ts";
  */
 export type ChoiceBasis = "forced" | "measured" | "stored" | "shipped" | "safe";
 
-/** A kernel, its knobs, the share of the work that one workgroup does, and why it is this one. */
-export interface AttentionKernelChoice {
+/** Which kernel runs a kind of work, and why. */
+export interface KernelChoice {
   /** Id of the candidate. */
   id: string;
   basis: ChoiceBasis;
   /** The basis as a sentence. */
   why: string;
+}
+
+/** The kernels that an attention, stepper or ring runs. */
+export interface AttentionChoice {
+  /** Many query rows (prefill). */
+  manyRows: KernelChoice;
+  /** Few query rows (decode). */
+  fewRows: KernelChoice;
+}
+
+/** A kernel, its knobs, the share of the work that one workgroup does, and why it is this one. */
+export interface AttentionKernelChoice extends KernelChoice {
   source: KernelSource;
   knobs: Record<string, KnobValue>;
   /** Query rows (a token of one of the query heads that share a K/V head) per unit. */
@@ -45,6 +58,9 @@ export interface RememberedChoice {
   basis: ChoiceBasis;
   why: string;
 }
+
+/** Written by `ringwise tune --write`, never by hand. */
+const SHIPPED = shippedData as readonly unknown[] as readonly ShippedAdapter[];
 
 const remembered = new WeakMap<GPUDevice, Map<string, RememberedChoice>>();
 
@@ -152,14 +168,24 @@ export function chooseKernel(
   const shape = shapeClass(resolved, work);
   const own = rememberedChoice(device, shape);
   if (own && !unmetNeed(own.candidate, facts, resolved)) return kernelOf(own.candidate, own.basis, own.why);
-  const adapter = adapterKey(device);
-  const shipped = SHIPPED.find((entry) => entry.adapter === adapter);
-  const fastest = can.find(({ id }) => id === shipped?.choices[shape]);
-  if (shipped && fastest)
-    return kernelOf(fastest, "shipped", `fastest for ${shape} when ${shipped.adapter} was measured (${shipped.date})`);
+  const shipped = shippedChoice(device, shape, can);
+  if (shipped) return kernelOf(shipped.candidate, shipped.basis, shipped.why);
   const about = `no measurement of ${shape} on this adapter`;
   const forcedDesign = resolved.design === "auto" ? "" : `, design "${resolved.design}" asked for`;
   return kernelOf(safe, "safe", `safe for ${facts.isCpu ? "a CPU adapter" : "a GPU"}: ${about}${forcedDesign}`);
+}
+
+/** What is shipped for this adapter and class of shapes, where the device runs it. */
+export function shippedChoice(
+  device: GPUDevice,
+  shape: string,
+  can: readonly AttentionCandidate[],
+): RememberedChoice | undefined {
+  const adapter = adapterKey(device);
+  const shipped = SHIPPED.find((entry) => entry.adapter === adapter);
+  const candidate = can.find(({ id }) => id === shipped?.choices[shape]);
+  if (!shipped || !candidate) return undefined;
+  return { candidate, basis: "shipped", why: `fastest for ${shape} when ${adapter} was measured (${shipped.date})` };
 }
 
 function noCandidate(facts: DeviceFacts, resolved: ResolvedAttention, work: AttentionWork): UnsupportedDeviceError {

@@ -1,7 +1,8 @@
 /** Under what a tuned choice is kept: the adapter, its driver and browser, the library, and a class of shapes. */
 import { describeAdapter } from "../gpu/device.ts";
 import type { ResolvedAttention } from "./attention-options.ts";
-import type { AttentionWork } from "./candidates.ts";
+import type { AttentionCandidate, AttentionWork } from "./candidates.ts";
+import { ATTENTION_LIB } from "./sources.ts";
 
 /** Ringwise's version, as package.json has it (a test holds them together). */
 export const LIBRARY_VERSION = "0.1.0";
@@ -15,6 +16,14 @@ export function adapterKey(device: GPUDevice): string | undefined {
   const { vendor, architecture, isCpu, subgroupMinSize, subgroupMaxSize } = describeAdapter(device);
   if (!vendor && !architecture) return undefined;
   return `${vendor}/${architecture} ${isCpu ? "cpu" : "gpu"} subgroups ${subgroupMinSize}-${subgroupMaxSize}`;
+}
+
+/** {@link adapterKey}, and for adapters that are not told what else sets them apart: good enough within one browser. */
+export function storedAdapterKey(device: GPUDevice): string {
+  const { isCpu, subgroupMinSize, subgroupMaxSize } = describeAdapter(device);
+  const { maxBufferSize } = device.limits;
+  const unknown = `unknown ${isCpu ? "cpu" : "gpu"} subgroups ${subgroupMinSize}-${subgroupMaxSize} buffers ${maxBufferSize}`;
+  return adapterKey(device) ?? unknown;
 }
 
 /** What is known of the driver and of the compiler above it: device, description, browser and its major version. */
@@ -55,4 +64,20 @@ export function shapeClass(resolved: ResolvedAttention, work: AttentionWork): st
     work,
     ...(design === "auto" ? [] : [`design ${design}`]),
   ].join(" ");
+}
+
+const kernelsKeys = new WeakMap<readonly AttentionCandidate[], string>();
+
+/** 32 bits over the candidates' data and text, comments left out: choices among other kernels are no longer good. */
+export function kernelsKey(candidates: readonly AttentionCandidate[]): string {
+  let key = kernelsKeys.get(candidates);
+  if (key !== undefined) return key;
+  const bare = (code: string) => code.replace(/\/\/.*$/gm, "").replace(/\s+/g, " ");
+  const lib = Object.values(ATTENTION_LIB).map(({ code }) => bare(code));
+  const list = candidates.map(({ source, ...data }) => [data, source.file, bare(source.code)]);
+  let hash = 0x811c9dc5;
+  const text = JSON.stringify([lib, list]);
+  for (let i = 0; i < text.length; i++) hash = Math.imul(hash ^ text.charCodeAt(i), 0x01000193) >>> 0;
+  kernelsKeys.set(candidates, (key = hash.toString(16).padStart(8, "0")));
+  return key;
 }

@@ -51,3 +51,12 @@ export interface ShippedAdapter {
   /** Class of shapes -> id of the candidate. */
   choices: Readonly<Record<string, string>>;
 }
+
+/** A record that came from a store, or undefined where it is none: stores may hold anything. */
+export function parseRecord(value: unknown): TunedRecord | undefined {
+  if (typeof value !== "object" || value === null) return undefined;
+  const record = value as Partial<Record<keyof TunedRecord, unknown>>;
+  if (record.version !== 1 || !Array.isArray(record.candidates)) return undefined;
+  const texts = ["adapter", "driver", "library", "kernels", "shape", "id", "measuredOn", "date"] as const;
+  return texts.every((name) => typeof record[name] === "string") ? (value as TunedRecord) : undefined;
+}
