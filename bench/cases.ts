@@ -6,6 +6,7 @@ import { KERNEL_CASE_NAMES, measureKernel } from "./jobs/kernels.ts";
 import { measureMatmul } from "./jobs/matmul.ts";
 import { MLP_LENGTHS, measureMlp } from "./jobs/memory.ts";
 import { type ModelCase, measureModel } from "./jobs/model.ts";
+import { measureRoofline, type RooflineCase } from "./jobs/model-roofline.ts";
 import { measurePeakFma, measurePeakRead } from "./jobs/peaks.ts";
 import { measureRing, type RingCase } from "./jobs/ring.ts";
 import type { BenchJob, BenchResult } from "./result-types.ts";
@@ -125,6 +126,18 @@ const modelCases: BenchCase[] = MODEL_CASES.map(({ isDefault, ...shape }) => ({
   measure: (device) => measureModel(device, shape),
 }));
 
+const ROOFLINE_CASES: readonly RooflineCase[] = [
+  { name: "roofline-debug-prefill", preset: "debug", tokens: 512, context: 0 },
+  { name: "roofline-debug-decode", preset: "debug", tokens: 1, context: 512 },
+  { name: "roofline-200m-prefill", preset: "200m", tokens: 256, context: 0 },
+  { name: "roofline-200m-decode", preset: "200m", tokens: 1, context: 256 },
+];
+
+const rooflineCases: BenchCase[] = ROOFLINE_CASES.map((shape) => ({
+  ...{ name: shape.name, isDefault: false, isReported: true },
+  measure: (device, job) => measureRoofline(device, job, shape),
+}));
+
 const kernelCases: BenchCase[] = KERNEL_CASE_NAMES.map((name) => ({
   ...{ name, isDefault: false, isReported: true },
   measure: (device, job) => measureKernel(device, job, name),
@@ -137,7 +150,7 @@ const peakCases: BenchCase[] = [
 
 const CASES: readonly BenchCase[] = [
   ...[...peakCases, ...attentionCases, ...designCases, ...matmulCases, ...matmulDesignCases],
-  ...[...ringCases, ...mlpCases, ...modelCases, ...kernelCases],
+  ...[...ringCases, ...mlpCases, ...modelCases, ...rooflineCases, ...kernelCases],
 ];
 
 /** Names of the cases of a suite. */

@@ -42,6 +42,8 @@ interface Turn extends Entrant {
 
 /** Share of its time that a contender may spend in one decode sample. */
 const DECODE_SHARE = 1 / 6;
+/** A warm-up that took more than this share is the only one. */
+const WARM_UP_SHARE = 1 / 16;
 
 function createTurn(entrant: Entrant, { name, promptTokens }: ModelAgainstCase): Turn {
   const result = (phase: Phase): BenchResult => ({
@@ -90,8 +92,13 @@ async function check(turn: Turn, oracle: ModelOracle, shape: ModelAgainstCase): 
     results[phase].maxError = Math.max(results[phase].maxError ?? 0, verdict.maxError);
   }
   if (!verdict.isRight) end(turn, "wrong", `${verdict.reason}${complaintOf(gpu)}`);
-  else if (shape.oracleTokens < shape.promptTokens)
-    turn.logits = (await handle.answer({ logitsOf: prompt })) as number[];
+}
+
+/** The check after the samples; then the whole prompt, too, where the oracle has read a part of it only. */
+async function checkAgain(turn: Turn, oracle: ModelOracle, shape: ModelAgainstCase): Promise<void> {
+  await check(turn, oracle, shape);
+  if (turn.isOut || shape.oracleTokens === shape.promptTokens) return;
+  turn.logits = (await turn.handle.answer({ logitsOf: benchPrompt(shape.promptTokens) })) as number[];
 }
 
 /** Opens, loads, checks and warms up one contender. */
@@ -103,10 +110,13 @@ async function start(turn: Turn, oracle: ModelOracle, shape: ModelAgainstCase, j
   await check(turn, oracle, shape);
   if (turn.isOut) return;
   const startMs = now();
-  await sample(turn, "prefill", job, 1);
-  const prefillMs = (await sample(turn, "prefill", job, 1)).timeMs;
-  await sample(turn, "decode", job, 1);
-  const tokenMs = (await sample(turn, "decode", job, 2)).timeMs;
+  /** Once to compile, and again for the time, where that leaves time to measure. */
+  const warmUp = async (phase: Phase): Promise<number> => {
+    const { timeMs } = await sample(turn, phase, job, 1);
+    return timeMs > o.contenderMs * WARM_UP_SHARE ? timeMs : (await sample(turn, phase, job, 1)).timeMs;
+  };
+  const prefillMs = await warmUp("prefill");
+  const tokenMs = await warmUp("decode");
   const most = Math.floor((o.contenderMs * DECODE_SHARE) / tokenMs);
   turn.sampleTokens = Math.max(1, Math.min(job.newTokens, most));
   turn.wanted = samplesWithin(o.contenderMs - (now() - startMs), prefillMs + tokenMs * turn.sampleTokens, o.repeats);
@@ -215,7 +225,7 @@ export async function runAgainstModelCase(
         });
       }
     }
-    for (const turn of turns) if (!turn.isOut) await attempt(turn, options, () => check(turn, oracle, shape));
+    for (const turn of turns) if (!turn.isOut) await attempt(turn, options, () => checkAgain(turn, oracle, shape));
     if (rounds > 0) {
       const peaks = { fma: quantile(seen.fma, 0.5), read: quantile(seen.read, 0.5) };
       for (const turn of turns) finish(turn, shape, oracle.config, peaks);
