@@ -17,7 +17,7 @@ export interface Verdict {
 }
 
 /** Holds an output against the oracle's. NaN is wrong, and so is a missing element. */
-export function judge(got: ArrayLike<number>, expected: ArrayLike<number>): Verdict {
+export function judge(got: ArrayLike<number>, expected: ArrayLike<number>, tolerance = TOLERANCE): Verdict {
   let maxError = 0;
   let largest = 0;
   let isZero = true;
@@ -28,7 +28,7 @@ export function judge(got: ArrayLike<number>, expected: ArrayLike<number>): Verd
     maxError = Math.max(maxError, Math.abs(value - expected[index]!));
     largest = Math.max(largest, Math.abs(expected[index]!));
   }
-  if (got.length === expected.length && maxError <= TOLERANCE * largest) return { isRight: true, maxError };
+  if (got.length === expected.length && maxError <= tolerance * largest) return { isRight: true, maxError };
   const share = `${maxError.toExponential(1)} away from the oracle, whose largest value is ${largest.toExponential(1)}`;
   if (Number.isNaN(maxError)) return { isRight: false, maxError, reason: "The output holds NaN, without an error." };
   if (isZero) return { isRight: false, maxError, reason: "The output is all zeros, without an error." };

@@ -22,14 +22,15 @@ export function mergeBlocks(blocks: readonly BenchResult[]): BenchResult {
   const faster = first.timeMs.median / timeMs.median;
   if (first.gflops !== undefined) merged.gflops = first.gflops * faster;
   if (first.readGBps !== undefined) merged.readGBps = first.readGBps * faster;
-  const mean = (values: readonly number[]) => values.reduce((sum, value) => sum + value, 0) / values.length;
-  const all = (key: "fmaPeakGflops" | "maxError" | "extraBytes" | "peakBytes" | "bandwidthShare") =>
+  const all = (key: "fmaPeakGflops" | "readPeakGBps" | "maxError" | "extraBytes" | "peakBytes") =>
     blocks.map((block) => block[key]).filter((value) => value !== undefined);
-  const peaks = all("fmaPeakGflops");
-  if (peaks.length > 0) merged.fmaPeakGflops = mean(peaks);
-  if (merged.gflops !== undefined && peaks.length > 0) merged.peakShare = merged.gflops / mean(peaks);
-  // The bandwidth itself is not in a row: its share of each block is weighted by that block's own time.
-  if (first.bandwidthShare !== undefined) merged.bandwidthShare = mean(all("bandwidthShare"));
+  for (const key of ["fmaPeakGflops", "readPeakGBps"] as const) {
+    const values = all(key);
+    if (values.length > 0) merged[key] = values.reduce((sum, value) => sum + value, 0) / values.length;
+  }
+  if (merged.gflops !== undefined && merged.fmaPeakGflops) merged.peakShare = merged.gflops / merged.fmaPeakGflops;
+  if (merged.readGBps !== undefined && merged.readPeakGBps)
+    merged.bandwidthShare = merged.readGBps / merged.readPeakGBps;
   for (const key of ["maxError", "extraBytes", "peakBytes"] as const) {
     const values = all(key);
     // Math.max keeps NaN.

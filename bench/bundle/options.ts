@@ -21,7 +21,7 @@ export interface BundleOptions {
 /** What `--help` prints. */
 export const HELP = `./start [options]   correctness of every kernel, then the bench table, on this machine's Vulkan driver
 
-  --quick               a few cases of each
+  --quick               a few cases of each, no tuning
   --only-correctness    no tuning, no table
   --adapter NAME        lavapipe, swiftshader, default, or a part of an adapter's name
   --case NAME           one bench case; may be given several times

@@ -7,12 +7,13 @@ import { UsageError } from "../../src/cli/errors.ts";
 import { createNodeDevice } from "../../src/cli/node-device.ts";
 import { describeAdapter, UnsupportedDeviceError } from "../../src/index.ts";
 import { caseNames } from "../cases.ts";
+import { runTune, type TuneEvent, tuneShapeNames } from "../jobs/tune.ts";
 import type { BenchDocument, BenchJob } from "../result-types.ts";
 import { measureInBlocks } from "./blocks.ts";
 import { type ConformanceResult, runConformance } from "./conformance.ts";
 import { bundleMarkdown, torchRatios } from "./markdown.ts";
 import { type BundleOptions, HELP, readOptions } from "./options.ts";
-import { conformanceJob, QUICK_BENCH_CASES } from "./plan.ts";
+import { benchCases, conformanceJob } from "./plan.ts";
 import { startTorch, type Torch } from "./torch.ts";
 
 const app = dirname(fileURLToPath(import.meta.url));
@@ -23,7 +24,7 @@ const say = (line: string) =>
   console.error(`[${((performance.now() - startMs) / 1000).toFixed(0).padStart(4)} s] ${line}`);
 
 /** Lets a message through every so many seconds: a GPU is done with hundreds of checks in that time. */
-function everySeconds(seconds: number, tell: (message: string) => void): (message: string) => void {
+function everySeconds<T>(seconds: number, tell: (message: T) => void): (message: T) => void {
   let lastMs = Number.NEGATIVE_INFINITY;
   return (message) => {
     if (performance.now() - lastMs < 1000 * seconds) return;
@@ -107,6 +108,21 @@ async function run(options: BundleOptions): Promise<number> {
     note(`Time was up before ${late} of ${correctness.length} checks of correctness; --minutes gives more.`);
   save();
 
+  if (!options.onlyCorrectness && !options.isQuick && options.withTuning) {
+    say("2/3 tuning: the table is measured with what it finds");
+    const names = tuneShapeNames(adapter.hasF16);
+    // A quarter of the time for all classes together, and no more than 3 s for one.
+    const budgetMs = Math.min(3000, (0.25 * 60_000 * options.minutes) / names.length);
+    const onEvent = everySeconds(5, ({ message }: TuneEvent) => say(`    ${message}`));
+    try {
+      const tuned = await runTune(device, { budgetMs }, onEvent);
+      write("tuned.json", `${JSON.stringify(tuned, null, 1)}\n`);
+      say(`    ${tuned.records.length} of ${names.length} classes of shapes measured: tuned.json`);
+    } catch (error) {
+      note(`Tuning failed: ${(error as Error).message}`);
+    }
+  }
+
   let torch: Torch | undefined;
   if (!options.onlyCorrectness) {
     if (options.withTorch) {
@@ -135,7 +151,7 @@ async function run(options: BundleOptions): Promise<number> {
   return of("wrong", "failed").length + failed.length > 0 || lost !== undefined ? 1 : 0;
 
   async function measureAll(torch: Torch | undefined) {
-    const names = options.cases ?? (options.isQuick ? QUICK_BENCH_CASES : caseNames("default"));
+    const names = options.cases ?? benchCases(device, options.isQuick);
     const unknown = names.filter((name) => !caseNames().includes(name));
     if (unknown.length > 0) throw new UsageError(`--case ${unknown[0]}: no such case; ${caseNames().join(", ")}`);
     const times = options.isQuick

@@ -5,6 +5,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { createInterface } from "node:readline";
 import { type AttentionCase, attentionFlops } from "../../test/cases.ts";
+import { judge, TOLERANCE } from "../against/verdict.ts";
 import { attentionInputs, expectedRows, spreadRows } from "../attention-oracle.ts";
 import type { BenchResult } from "../result-types.ts";
 import { summarize } from "../statistics.ts";
@@ -42,11 +43,20 @@ export interface TorchCase {
   ownChoice?: string;
   /** Milliseconds of a first trial of each backend. */
   trialMs: Record<string, number>;
-  /** Largest absolute difference from the float64 oracle over the rows that Ringwise is checked on too. */
+  /** Against the float64 oracle, over the rows that Ringwise is checked on too: largest absolute difference, and verdict. */
   maxError: number;
+  isRight: boolean;
+  /** Why it is not right. */
+  reason?: string;
   errorRows: number;
   measure(repeats: number, minSampleMs: number): Promise<number[]>;
 }
+
+/**
+ * As shares of the largest expected value: f32 as for every peer; f16 looser, since fused kernels round the probabilities
+ * to f16 too. An error of another mask or another scale is far above both.
+ */
+const TOLERANCES = { f32: TOLERANCE, f16: 1e-2 };
 
 /** Bytes of a tensor as torch_bench.py reads them. */
 const bytesOf = (data: Float32Array) => new Uint8Array(data.buffer, data.byteOffset, data.byteLength);
@@ -128,14 +138,12 @@ export async function startTorch(script: string, python = "python3"): Promise<To
     if (!answer.ok) throw new Error(answer.reason);
     const bytes = readFileSync(output);
     const got = new Float32Array(bytes.buffer.slice(bytes.byteOffset, bytes.byteOffset + bytes.byteLength));
-    const want = expectedRows(typed, inputs, rows);
-    // Math.max keeps NaN: it must not pass for exact.
-    const maxError = want.reduce((largest, x, index) => Math.max(largest, Math.abs(x - got[index]!)), 0);
+    const { isRight, maxError, reason } = judge(got, expectedRows(typed, inputs, rows), TOLERANCES[dtype]);
     return {
       backend: answer.backend!,
       ownChoice: answer.ownChoice ?? undefined,
       trialMs: answer.trialMs!,
-      maxError,
+      ...{ isRight, maxError, reason },
       errorRows: rows.length * shape.batch,
       async measure(repeats, minSampleMs) {
         const measured = await ask({ op: "measure", dtype, repeats, minSampleMs });
@@ -150,24 +158,20 @@ export async function startTorch(script: string, python = "python3"): Promise<To
   return { version: hello.torch!, cuda: hello.cuda ?? undefined, device: hello.device!, prepare, release, close };
 }
 
-/** Errors above this mean another result, not another rounding (inputs are of unit size). */
-const WRONG_ABOVE = { f32: 1e-3, f16: 2e-2 };
-
 /** The row of a case that torch ran. */
 export function torchResult(
   shape: AttentionCase,
   dtype: "f32" | "f16",
-  torchCase: Pick<TorchCase, "backend" | "ownChoice" | "trialMs" | "maxError" | "errorRows">,
+  torchCase: Omit<TorchCase, "measure">,
   samples: readonly number[],
 ): BenchResult {
   const timeMs = summarize(samples);
-  const { backend, ownChoice, trialMs, maxError, errorRows } = torchCase;
-  const isRight = maxError <= WRONG_ABOVE[dtype];
+  const { backend, ownChoice, trialMs, isRight, reason, maxError, errorRows } = torchCase;
   const figures = Object.fromEntries(Object.entries(trialMs).map(([name, ms]) => [`trial ms, ${name}`, ms]));
   return {
     ...{ case: shape.name, group: "attention", contender: "torch", dtype },
     implementation: `SDPA, ${backend}${ownChoice && ownChoice !== backend ? ` (own choice: ${ownChoice})` : ""}`,
-    ...(!isRight && { status: "wrong" as const, reason: `error ${maxError.toExponential(1)} against the oracle` }),
+    ...(!isRight && { status: "wrong" as const, reason }),
     ...{ timeMs, seqLen: shape.seqLen, isCausal: shape.isCausal, gflops: attentionFlops(shape) / timeMs.median / 1e6 },
     ...{ maxError, errorRows, figures },
   };
