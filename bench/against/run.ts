@@ -69,6 +69,7 @@ export function failureOf(error: unknown): string {
   const { name, message } = error as Error;
   if (name === "CannotAskError") return sentence(`Cannot be asked: ${message}`);
   if (name === "DeviceLostError") return sentence(`The device was lost: ${message}`);
+  if (name === "TimeLimitError") return sentence(`Too slow to be measured: ${message}`);
   return sentence(name === "Error" ? message : `${name}: ${message}`);
 }
 

@@ -137,7 +137,8 @@ class ContenderPage implements ContenderHandle {
     const seconds = Math.round(options.limitMs / 1000);
     let stopListening = () => {};
     const ended = new Promise<never>((_, reject) => {
-      const onTimeout = () => reject(new JobError("TimeoutError", `${method} took more than ${seconds} s`));
+      const onTimeout = () =>
+        reject(new JobError("TimeLimitError", `"${method}" took more than the ${seconds} s of --contender-seconds`));
       const onCrash = ({ message }: Error) => reject(new JobError("PageCrashedError", `the page crashed: ${message}`));
       const onClose = () => reject(new JobError("PageClosedError", "the page was closed"));
       const timer = setTimeout(onTimeout, options.limitMs);
@@ -165,7 +166,7 @@ class ContenderPage implements ContenderHandle {
       if (!answer.ok) throw new JobError(answer.name, answer.message);
       return answer.result;
     } catch (error) {
-      if ((error as Error).name === "TimeoutError") {
+      if ((error as Error).name === "TimeLimitError") {
         // Work that was submitted goes on after its page: only a new browser has the processors to itself.
         options.log(`${name} is stopped after ${seconds} s; the browser starts anew`);
         await this.chrome.close();

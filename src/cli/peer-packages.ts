@@ -42,7 +42,7 @@ export const missingPeers = (folder = peersFolder()): string[] =>
 /** How often it is said that npm is still at it. */
 const PROGRESS_INTERVAL_MS = 5000;
 /** What of npm's own words goes into an error. */
-const LAST_LINES = 6;
+const LINES_SHOWN = 6;
 
 function runNpm(folder: string, say: (message: string) => void): Promise<void> {
   const isWindows = process.platform === "win32";
@@ -69,9 +69,12 @@ function runNpm(folder: string, say: (message: string) => void): Promise<void> {
       );
     child.once("error", (error) => fail(error.message));
     child.once("close", (code) => {
-      const lines = words.trim().split("\n").slice(0, LAST_LINES).join(" / ");
+      const lines = words
+        .trim()
+        .split("\n")
+        .filter((line) => !/^npm error\s+at /.test(line));
       if (code === 0) resolve();
-      else fail(lines || `exit code ${code}`);
+      else fail(lines.slice(0, LINES_SHOWN).join(" / ") || `exit code ${code}`);
     });
   }).finally(() => clearInterval(timer));
 }
