@@ -8,7 +8,12 @@ import type { AttentionCase } from "../../test/cases.ts";
 export interface Prepared {
   /** What runs, in the contender's own words: "MultiHeadAttention". */
   implementation: string;
-  /** Runs `count` times; resolves when the GPU has done it all. */
+  /** The files of its kernels, where it can tell. */
+  kernels?: string[];
+  /**
+   * Runs `count` times; resolves when the GPU has done it all. Each run is submitted and awaited before the next one, with every
+   * contender: one that queued its runs would hide what the others show.
+   */
   run(count: number): Promise<void>;
   /** What the last run made, as far as the question asks: for attention, rows of the output. */
   answer(question: unknown): Promise<unknown>;
@@ -63,10 +68,13 @@ export interface PageGpu {
   lost?: string;
 }
 
+/** What a page tells of what it has prepared. */
+export type PreparedFacts = Pick<Prepared, "implementation" | "kernels">;
+
 /** The methods of a page, by name. */
 export interface ContenderMethods {
   open(): Promise<Opened>;
-  prepare(kind: string, job: unknown): Promise<{ implementation: string }>;
+  prepare(kind: string, job: unknown): Promise<PreparedFacts>;
   /** Milliseconds of one of `count` runs in a row. */
   sample(count: number): Promise<number>;
   answer(question: unknown): Promise<unknown>;

@@ -8,7 +8,7 @@ import { attentionInputs, expectedRows, spreadRows } from "../attention-oracle.t
 import type { BenchResult, Contender as ContenderName } from "../result-types.ts";
 import { quantile, summarize } from "../statistics.ts";
 import { tensorBytes } from "./cases.ts";
-import type { AttentionJob, Opened, PageGpu } from "./contender.ts";
+import type { AttentionJob, Opened, PageGpu, PreparedFacts } from "./contender.ts";
 import { addRatios, judge, runsPerSample, samplesWithin } from "./verdict.ts";
 
 /** One sample: milliseconds of a run, and processor seconds of the GPU process for it where they are known. */
@@ -23,7 +23,7 @@ export interface ContenderHandle {
   open(): Promise<Opened>;
   /** False after a crash or a lost device, whoever caused it. */
   isAlive(): Promise<boolean>;
-  prepare(kind: string, job: unknown): Promise<{ implementation: string }>;
+  prepare(kind: string, job: unknown): Promise<PreparedFacts>;
   sample(count: number): Promise<Sample>;
   answer(question: unknown): Promise<unknown>;
   gpu(): Promise<PageGpu>;
@@ -87,8 +87,8 @@ async function start(turn: Turn, shape: AttentionCase, expected: ArrayLike<numbe
   const { handle, result } = turn;
   const now = o.now ?? (() => performance.now());
   await handle.open();
-  const { implementation } = await handle.prepare("attention", jobOf(turn, shape));
-  result.implementation = implementation;
+  // Which implementation, and which kernels.
+  Object.assign(result, await handle.prepare("attention", jobOf(turn, shape)));
   const startMs = now();
   let onceMs = 0;
   for (let warmup = 0; warmup < Math.max(1, o.warmups); warmup++) {
@@ -137,16 +137,18 @@ async function revive(turn: Turn, shape: AttentionCase): Promise<void> {
   await turn.handle.sample(1);
 }
 
-function finish(turn: Turn, shape: AttentionCase, fmaPeakGflops: number | undefined): void {
+function finish(turn: Turn, shape: AttentionCase, peaks: readonly number[]): void {
   const { result, samples } = turn;
   if (samples.length === 0 || result.status === "wrong" || result.status === "failed") return;
   result.timeMs = summarize(samples.map(({ timeMs }) => timeMs));
   const seconds = samples.map(({ cpuSeconds }) => cpuSeconds).filter((value) => value !== undefined);
   if (seconds.length > 0) result.cpuSeconds = quantile(seconds, 0.5);
   result.gflops = attentionFlops(shape) / result.timeMs.median / 1e6;
-  if (fmaPeakGflops === undefined) return;
-  result.fmaPeakGflops = fmaPeakGflops;
-  result.peakShare = result.gflops / fmaPeakGflops;
+  if (peaks.length === 0) return;
+  const { median, spread } = summarize(peaks);
+  result.fmaPeakGflops = median;
+  result.fmaPeakSpread = spread;
+  result.peakShare = result.gflops / median;
 }
 
 /** The probe takes part in every round, so that peak and contenders meet the same machine. */
@@ -213,7 +215,6 @@ export async function runAgainstCase(
         );
       }
     }
-    const fmaPeakGflops = peaks.length > 0 ? quantile(peaks, 0.5) : undefined;
     for (const turn of turns) {
       if (!turn.isOut)
         await attempt(
@@ -224,7 +225,7 @@ export async function runAgainstCase(
           },
           options,
         );
-      finish(turn, shape, fmaPeakGflops);
+      finish(turn, shape, peaks);
     }
   } finally {
     for (const { handle } of turns) await handle.close();

@@ -40,7 +40,8 @@ const methods: ContenderMethods = {
     const prepare = contender.kinds[kind];
     if (!prepare) throw new Error(`against page "${name}": cannot be asked for kind "${kind}"`);
     prepared = await prepare(device, job as never);
-    return { implementation: prepared.implementation };
+    const { implementation, kernels } = prepared;
+    return { implementation, kernels };
   },
   async sample(count) {
     const { run } = expectPrepared();

@@ -198,8 +198,8 @@ async function prepareAttention(device: GPUDevice, job: AttentionJob): Promise<P
       for (let index = 0; index < count; index++) {
         output?.dispose();
         output = (await session.run(feeds, fetches)).output!;
+        await device.queue.onSubmittedWorkDone();
       }
-      await device.queue.onSubmittedWorkDone();
     },
     answer: async (question) => {
       const all = await output!.getData();

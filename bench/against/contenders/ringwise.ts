@@ -10,15 +10,18 @@ import {
   write,
 } from "../../../src/index.ts";
 import { attentionInputs, pickRows } from "../../attention-oracle.ts";
+import { kernelsUsed } from "../../jobs/kernels-used.ts";
 import type { AttentionJob, AttentionQuestion, Contender, Prepared } from "../contender.ts";
 import { prepareModelDecode, prepareModelPrefill } from "./ringwise-model.ts";
 
-/** Submits `encode` `count` times in one command buffer and waits. */
+/** Submits `encode` and waits, `count` times. */
 async function submit(device: GPUDevice, count: number, encode: (encoder: GPUCommandEncoder) => void): Promise<void> {
-  const encoder = device.createCommandEncoder({ label: "bench against" });
-  for (let index = 0; index < count; index++) encode(encoder);
-  device.queue.submit([encoder.finish()]);
-  await device.queue.onSubmittedWorkDone();
+  for (let index = 0; index < count; index++) {
+    const encoder = device.createCommandEncoder({ label: "bench against" });
+    encode(encoder);
+    device.queue.submit([encoder.finish()]);
+    await device.queue.onSubmittedWorkDone();
+  }
 }
 
 async function prepareAttention(device: GPUDevice, { shape }: AttentionJob): Promise<Prepared> {
@@ -43,6 +46,7 @@ async function prepareAttention(device: GPUDevice, { shape }: AttentionJob): Pro
   const attention = await createAttention(device, options);
   return {
     implementation: "flash",
+    kernels: kernelsUsed(device, (encoder) => attention.encode(encoder, tensors)),
     run: (count) => submit(device, count, (encoder) => attention.encode(encoder, tensors)),
     answer: async (question) => {
       const all = new Float32Array(await read(device, { buffer: output, byteLength: 4 * outputLength }));

@@ -101,8 +101,8 @@ async function prepareAttention(device: GPUDevice, job: AttentionJob): Promise<P
         output?.dispose();
         output = attend();
         flush();
+        await device.queue.onSubmittedWorkDone();
       }
-      await device.queue.onSubmittedWorkDone();
     },
     answer: async (question) => {
       const all = await output!.data();
