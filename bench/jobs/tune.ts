@@ -19,6 +19,8 @@ interface TuneShape {
 export interface TuneJob {
   /** Parts of names; a shape whose name has one of them is tuned. Absent: all. */
   shapes?: string[];
+  /** Ids of the candidates to try. Absent: all. */
+  candidates?: string[];
   /** Milliseconds per shape. Absent: as long as it takes. */
   budgetMs?: number;
 }
@@ -78,7 +80,7 @@ export async function runTune(
       onEvent({ type: "progress", message: `${index + 1} of ${shapes.length}: ${name}: ${message}` });
     tell("begins");
     const tuned = await tuneAttention(device, options, {
-      ...{ works, store: null, isAnew: true, maxCandidates: Number.POSITIVE_INFINITY },
+      ...{ works, candidates: job.candidates, store: null, isAnew: true, maxCandidates: Number.POSITIVE_INFINITY },
       budgetMs: job.budgetMs ?? Number.POSITIVE_INFINITY,
       onProgress: ({ done, total, message }) => tell(`${done} of ${total} candidates, ${message}`),
     });

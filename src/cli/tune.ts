@@ -12,6 +12,7 @@ import { shippedFile, writeShipped } from "./tuned-data-file.ts";
 
 interface TuneFlags {
   shape?: string[];
+  candidate?: string[];
   list?: boolean;
   budget?: number;
   adapter?: string;
@@ -42,8 +43,14 @@ async function tune(flags: TuneFlags): Promise<void> {
   for (const part of flags.shape ?? [])
     if (!names.some((name) => name.includes(part)))
       throw new UsageError(`--shape "${part}": no shape has that in its name (--list shows them all)`);
+  if (flags.write && flags.candidate)
+    throw new UsageError("--write: the fastest of a few is not the fastest; leave --candidate out");
   const file = flags.write ? shippedFile() : undefined;
-  const job: TuneJob = { shapes: flags.shape, budgetMs: flags.budget && flags.budget * 1000 };
+  const job: TuneJob = {
+    shapes: flags.shape,
+    candidates: flags.candidate,
+    budgetMs: flags.budget && flags.budget * 1000,
+  };
   const onEvent = (event: TuneEvent) => terminal.progress(event.message);
   let answer: TuneAnswer;
   if (flags.runtime === "node") {
@@ -74,6 +81,7 @@ export function tuneCommand(): Command {
       "measure all attention kernels on this adapter: which is fastest for which shapes, and which are wrong",
     )
     .option("--shape <parts...>", 'only shapes with this in their names, e.g. "f32 d64" (default: all)')
+    .option("--candidate <ids...>", "only these kernels (default: all)")
     .option("--list", "print the names of the shapes")
     .option("--budget <seconds>", "at most so long per shape (default: as long as it takes)", number(0))
     .option("--write", "put the result into the data that the library ships (in a checkout of its sources)")

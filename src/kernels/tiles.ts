@@ -183,9 +183,20 @@ export function shippedChoice(
 ): RememberedChoice | undefined {
   const adapter = adapterKey(device);
   const shipped = SHIPPED.find((entry) => entry.adapter === adapter);
-  const candidate = can.find(({ id }) => id === shipped?.choices[shape]);
-  if (!shipped || !candidate) return undefined;
-  return { candidate, basis: "shipped", why: `fastest for ${shape} when ${adapter} was measured (${shipped.date})` };
+  // Where only the other length was measured, that says more than limits do.
+  for (const measured of [
+    shape,
+    shape.replace(/ (long|short) /, (_, length) => (length === "long" ? " short " : " long ")),
+  ]) {
+    const candidate = can.find(({ id }) => id === shipped?.choices[measured]);
+    if (!shipped || !candidate) continue;
+    return {
+      candidate,
+      basis: "shipped",
+      why: `fastest for ${measured} when ${adapter} was measured (${shipped.date})`,
+    };
+  }
+  return undefined;
 }
 
 function noCandidate(facts: DeviceFacts, resolved: ResolvedAttention, work: AttentionWork): UnsupportedDeviceError {

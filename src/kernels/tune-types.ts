@@ -34,6 +34,8 @@ export interface TuneOptions {
   maxCandidates?: number;
   /** Kinds of work to tune. Default: many and few query rows. */
   works?: readonly AttentionWork[];
+  /** Ids of the candidates that are tried, as `attentionCandidates` lists them. Default: all. */
+  candidates?: readonly string[];
   /** Measures anew what the store already knows, or the library brings along. */
   isAnew?: boolean;
   /** Default: IndexedDB in a browser; in Node files under $XDG_CACHE_HOME/ringwise/tuned. null: kept by this program only. */

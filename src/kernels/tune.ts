@@ -91,7 +91,9 @@ async function tuneShape(
   const known = rememberedChoice(device, shape);
   if (known && known.basis !== "safe" && !isAnew) return { work, shape };
   const facts = deviceFacts(device);
-  const can = runnable(candidates, facts, resolved, work);
+  const can = runnable(candidates, facts, resolved, work).filter(
+    ({ id }) => options.candidates === undefined || options.candidates.includes(id),
+  );
   const safe = safeChoice(can, facts, resolved);
   // No candidate, or a shape that needs none: createAttention says it better, or has nothing to choose.
   if (!safe) return { work, shape };
@@ -182,6 +184,11 @@ export async function tuneResolved(
   if (!(typeof budgetMs === "number" && budgetMs >= 0))
     throw new OptionError(`tune: expected budgetMs to be a number of at least 0, got ${String(budgetMs)}`);
   const forced = candidates.find(({ id }) => id === resolved.candidate);
+  for (const id of tune.candidates ?? [])
+    if (!candidates.some((candidate) => candidate.id === id))
+      throw new OptionError(
+        `tune: expected candidates to be of ${candidates.map((candidate) => candidate.id).join(", ")}, got "${id}"`,
+      );
   return inTurn(device, tune.signal, async () => {
     const startMs = performance.now();
     const found: TunedShape[] = [];

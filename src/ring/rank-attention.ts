@@ -56,8 +56,10 @@ interface Port {
 export async function createRankAttention(device: GPUDevice, options: RankAttentionOptions): Promise<RankAttention> {
   const where = "createRankAttention";
   const label = options.label ?? "rank";
-  const { heads, kvHeads, headDim, scale, softcap, isCausal, window, design } = options;
-  const attention = { heads, kvHeads, headDim, scale, softcap, isCausal, window, design, label };
+  const { heads, kvHeads, headDim, scale, softcap, isCausal, window } = options;
+  const { design, candidate, expectedSeqLen, tune } = options;
+  const choice = { design, candidate, expectedSeqLen, tune };
+  const attention = { heads, kvHeads, headDim, scale, softcap, isCausal, window, ...choice, label };
   const resolved = resolveAttention(where, attention);
   const row = resolved.kvHeads * resolved.headDim * 4;
   const { pageSize } = pageSizes(where, device, { keyRow: row, valueRow: row }, options.pageSize);

@@ -14,7 +14,8 @@ import type { RingStep, TokenRange } from "./types.ts";
 export interface RankAttentionOptions
   extends Pick<
     AttentionOptions,
-    "heads" | "kvHeads" | "headDim" | "scale" | "softcap" | "isCausal" | "window" | "design" | "label"
+    | ("heads" | "kvHeads" | "headDim" | "scale" | "softcap" | "isCausal" | "window" | "label")
+    | ("design" | "candidate" | "expectedSeqLen" | "tune")
   > {
   /** Tokens per K/V page. Default as in `RingAttentionOptions`. */
   pageSize?: number;

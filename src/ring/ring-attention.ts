@@ -10,6 +10,7 @@ import { MemoryLedger, type MemoryUse } from "../gpu/ledger.ts";
 import { resolveAttention } from "../kernels/attention-options.ts";
 import { bindMask } from "../kernels/attention-params.ts";
 import { createAttentionStepper } from "../kernels/attention-stepper.ts";
+import type { AttentionChoice } from "../kernels/tiles.ts";
 import { expectInteger, expectOneOf } from "../shape.ts";
 import { KvBlock } from "./kv-block.ts";
 import type { RingBlock } from "./kv-page.ts";
@@ -128,6 +129,10 @@ class Ring implements RingAttention {
     this.device = parts.kernels.device;
     this.workspaces = new WorkspacePool(this.device, parts.ledger);
     this.life = AbortSignal.any([this.destroyed.signal, lossSignal(this.device)]);
+  }
+
+  get choice(): AttentionChoice {
+    return this.parts.kernels.stepper.choice;
   }
 
   shard({ start, count }: TokenSpan): TokenRange[][] {

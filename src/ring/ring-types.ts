@@ -3,6 +3,7 @@ import type { BufferSource } from "../gpu/buffers.ts";
 import type { CommandTarget } from "../gpu/dispatch.ts";
 import type { MemoryLedger, MemoryUse } from "../gpu/ledger.ts";
 import type { AttentionMask, AttentionOptions } from "../kernels/attention-types.ts";
+import type { AttentionChoice } from "../kernels/tiles.ts";
 import type { KvBlock } from "./kv-block.ts";
 import type { Transport } from "./transport.ts";
 import type { BlockMemory, RingLayout, RingStep, TokenRange } from "./types.ts";
@@ -109,6 +110,8 @@ export interface RingAttention {
   readonly worldSize: number;
   readonly layout: RingLayout;
   readonly blockMemory: BlockMemory;
+  /** Which kernels run, and why. */
+  readonly choice: AttentionChoice;
   /** Tokens per page. */
   readonly pageSize: number;
 

@@ -14,6 +14,7 @@ import { type TunedShape, tuneAttention, tuneResolved } from "../../src/kernels/
 import type { TunedStore, TuneOptions } from "../../src/kernels/tune-types.ts";
 import type { TunedRecord } from "../../src/kernels/tuned-record.ts";
 import { createIndexedDbStore } from "../../src/kernels/tuned-store.ts";
+import { createRingAttention } from "../../src/ring/ring-attention.ts";
 
 /** The kernel that compiles fastest, with its text changed. */
 const TILE = ATTENTION_CANDIDATES.find(({ id }) => id === "tile-64x16")!;
@@ -140,7 +141,7 @@ describe("what was found is kept", () => {
   // Workgroup tiles compile fastest, and tune under a class of their own.
   const options: AttentionOptions = { ...OPTIONS, design: "tile" };
 
-  it("and found again by attention and steppers on another device, unless the kernels are others", async () => {
+  it("and found again by attention, steppers and rings on another device, unless the kernels are others", async () => {
     const store = memoryStore();
     const [{ record }] = (await tuneAttention(device, options, { ...PATIENT, maxCandidates: 1, store })) as [
       TunedShape,
@@ -154,8 +155,9 @@ describe("what was found is kept", () => {
     // From now on it is the device's own.
     const stepper = await createAttentionStepper(other, options);
     expect(stepper.choice.manyRows).toEqual(attention.choice!.manyRows);
-    attention.destroy();
-    stepper.destroy();
+    const ring = await createRingAttention(other, { heads: 1, headDim: 8, design: "tile" });
+    expect(ring.choice.manyRows).toEqual(attention.choice!.manyRows);
+    for (const made of [attention, stepper, ring]) made.destroy();
     other.destroy();
 
     const [[key, kept]] = [...store.records] as [[string, TunedRecord]];

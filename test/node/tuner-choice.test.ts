@@ -1,7 +1,9 @@
 /** Which kernel is chosen without a measurement, under what a measurement is kept, and the shipped data's file. */
-import { readFileSync } from "node:fs";
+import { mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
 import { describe, expect, it } from "vitest";
-import { mergeShipped } from "../../src/cli/tuned-data-file.ts";
+import { mergeShipped, writeShipped } from "../../src/cli/tuned-data-file.ts";
 import { OptionError, UnsupportedDeviceError } from "../../src/errors.ts";
 import { resolveAttention } from "../../src/kernels/attention-options.ts";
 import type { AttentionOptions } from "../../src/kernels/attention-types.ts";
@@ -185,6 +187,28 @@ it("merges shipped data: an adapter's classes that were not tuned now stay, othe
     entry("a/a cpu subgroups 4-4", "2026-02-02", { x: "2", y: "3", z: "1" }),
     other,
   ]);
+});
+
+it("writes the data file anew, whole", () => {
+  const folder = mkdtempSync(join(tmpdir(), "ringwise-shipped-"));
+  const file = join(folder, "tuned-data.json");
+  const entry = {
+    adapter: "a/a gpu subgroups 8-8",
+    driver: "d",
+    library: "1",
+    date: "2026-01-01",
+    choices: { x: "1" },
+  };
+  try {
+    writeFileSync(file, "[]\n");
+    writeShipped(file, entry);
+    expect(JSON.parse(readFileSync(file, "utf8"))).toEqual([entry]);
+    writeFileSync(file, "[broken");
+    expect(() => writeShipped(file, entry)).toThrow(SyntaxError);
+    expect(readdirSync(folder)).toEqual(["tuned-data.json"]);
+  } finally {
+    rmSync(folder, { recursive: true, force: true });
+  }
 });
 
 it("takes for a record only what is one", () => {
