@@ -21,6 +21,8 @@ export type Suite = (typeof SUITES)[number];
 /** A named case. */
 export interface BenchCase {
   name: string;
+  /** Of its results; a case that fails has one result with it, too. */
+  group: BenchResult["group"];
   /** Measured where neither `--case` nor `--suite` is given. */
   isDefault: boolean;
   /** Part of the suite `report`. */
@@ -45,7 +47,7 @@ const perDtype =
 const NOT_DEFAULT = new Set(["prefill-16384-causal", "decode-1024", "decode-gqa-16384", "head-dim-8", "head-dim-128"]);
 
 const attentionCase = (shape: AttentionCase): BenchCase => ({
-  name: shape.name,
+  ...{ name: shape.name, group: "attention" },
   isDefault: shape.use === "bench" && !NOT_DEFAULT.has(shape.name),
   isReported: shape.use === "bench",
   measure: perDtype((device, job, dtype) =>
@@ -72,13 +74,13 @@ const designShape = BENCH_CASES.find(({ name }) => name === "prefill-1024")!;
 const designCases: BenchCase[] = DESIGN_CASES.map(({ kind, design }) => {
   const name = `design-${kind === "flash" ? design : kind}-1024`;
   return {
-    ...{ name, isDefault: false, isReported: true },
+    ...{ name, group: "attention", isDefault: false, isReported: true },
     measure: (device, job) => measureAttention(device, job, { ...designShape, name, dtype: "f32" }, [{ kind, design }]),
   };
 });
 
 const matmulCases: BenchCase[] = MATMUL_CASES.map((shape) => ({
-  ...{ name: shape.name, isDefault: true, isReported: true },
+  ...{ name: shape.name, group: "matmul", isDefault: true, isReported: true },
   measure: perDtype((device, job, dtype) => measureMatmul(device, job, shape, dtype)),
 }));
 
@@ -87,7 +89,7 @@ const MATMUL_DESIGN_CASES: readonly MatmulDesign[] = ["register", "tile"];
 const matmulDesignCases: BenchCase[] = MATMUL_DESIGN_CASES.map((design) => {
   const shape = { name: `design-matmul-${design}-512`, rows: 512, inFeatures: 512, outFeatures: 512, design };
   return {
-    ...{ name: shape.name, isDefault: false, isReported: true },
+    ...{ name: shape.name, group: "matmul", isDefault: false, isReported: true },
     measure: (device, job) => measureMatmul(device, job, shape, "f32"),
   };
 });
@@ -99,12 +101,12 @@ const RING_CASES: readonly RingCase[] = [
 ];
 
 const ringCases: BenchCase[] = RING_CASES.map((shape) => ({
-  ...{ name: shape.name, isDefault: true, isReported: true },
+  ...{ name: shape.name, group: "ring", isDefault: true, isReported: true },
   measure: (device, job) => measureRing(device, job, shape),
 }));
 
 const mlpCases: BenchCase[] = MLP_LENGTHS.map((tokens) => ({
-  ...{ name: `mlp-${tokens}`, isDefault: true, isReported: true },
+  ...{ name: `mlp-${tokens}`, group: "memory", isDefault: true, isReported: true },
   measure: perDtype((device, job, dtype) => measureMlp(device, job, tokens, dtype)),
 }));
 
@@ -122,7 +124,7 @@ const MODEL_CASES: readonly (ModelCase & { isDefault: boolean })[] = [
 
 const modelCases: BenchCase[] = MODEL_CASES.map(({ isDefault, ...shape }) => ({
   // The larger models are measured beside their peers ("bench --against").
-  ...{ name: shape.name, isDefault, isReported: isDefault },
+  ...{ name: shape.name, group: "model", isDefault, isReported: isDefault },
   measure: (device) => measureModel(device, shape),
 }));
 
@@ -134,18 +136,18 @@ const ROOFLINE_CASES: readonly RooflineCase[] = [
 ];
 
 const rooflineCases: BenchCase[] = ROOFLINE_CASES.map((shape) => ({
-  ...{ name: shape.name, isDefault: false, isReported: true },
+  ...{ name: shape.name, group: "model", isDefault: false, isReported: true },
   measure: (device, job) => measureRoofline(device, job, shape),
 }));
 
 const kernelCases: BenchCase[] = KERNEL_CASE_NAMES.map((name) => ({
-  ...{ name, isDefault: false, isReported: true },
+  ...{ name, group: "bandwidth", isDefault: false, isReported: true },
   measure: (device, job) => measureKernel(device, job, name),
 }));
 
 const peakCases: BenchCase[] = [
-  { name: "fma-peak", isDefault: true, isReported: true, measure: measurePeakFma },
-  { name: "read-peak", isDefault: true, isReported: true, measure: measurePeakRead },
+  { name: "fma-peak", group: "bandwidth", isDefault: true, isReported: true, measure: measurePeakFma },
+  { name: "read-peak", group: "bandwidth", isDefault: true, isReported: true, measure: measurePeakRead },
 ];
 
 const CASES: readonly BenchCase[] = [

@@ -85,7 +85,10 @@ export interface BenchJob {
 }
 
 /** What a run tells while it goes. */
-export type BenchEvent = { type: "progress"; message: string };
+export type BenchEvent =
+  | { type: "progress"; message: string }
+  /** All results so far: a run that is broken off keeps what it has. */
+  | { type: "results"; answer: BenchAnswer };
 
 /** What the device side answers: the rest of the document is the host's. */
 export interface BenchAnswer {

@@ -1,10 +1,10 @@
 /** Runs bench cases on a device, one after another: the same code in the driven page and in Node. */
 import { describeAdapter } from "../../src/index.ts";
-import { findCase } from "../cases.ts";
+import { type BenchCase, findCase } from "../cases.ts";
 import type { BenchAnswer, BenchEvent, BenchJob, BenchResult } from "../result-types.ts";
 
 /**
- * Measures the job's cases.
+ * Measures the job's cases. One that fails is a result, too, and the next one is measured.
  * @throws {RangeError} for a name that is no case's
  */
 export async function runBench(
@@ -12,10 +12,22 @@ export async function runBench(
   job: BenchJob,
   emit: (event: BenchEvent) => void,
 ): Promise<BenchAnswer> {
-  const results: BenchResult[] = [];
-  for (const [index, name] of job.cases.entries()) {
-    emit({ type: "progress", message: `${index + 1}/${job.cases.length} ${name}` });
-    results.push(...(await findCase(name).measure(device, job)));
+  const cases = job.cases.map(findCase);
+  const answer: BenchAnswer = { adapter: describeAdapter(device).name, results: [] };
+  for (const [index, benchCase] of cases.entries()) {
+    emit({ type: "progress", message: `${index + 1}/${cases.length} ${benchCase.name}` });
+    answer.results.push(...(await measured(device, job, benchCase)));
+    emit({ type: "results", answer });
   }
-  return { adapter: describeAdapter(device).name, results };
+  return answer;
+}
+
+async function measured(device: GPUDevice, job: BenchJob, benchCase: BenchCase): Promise<BenchResult[]> {
+  try {
+    return await benchCase.measure(device, job);
+  } catch (error) {
+    const { name, message } = error as Error;
+    const { name: caseName, group } = benchCase;
+    return [{ case: caseName, group, implementation: "-", status: "failed", reason: `${name}: ${message}` }];
+  }
 }

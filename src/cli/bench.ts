@@ -1,27 +1,32 @@
 /** `ringwise bench`: named cases in headless Chrome (or in Node): a table, JSON, and a report page with plots. */
 import { mkdirSync, readFileSync, writeFileSync } from "node:fs";
-import { cpus } from "node:os";
+import { createRequire } from "node:module";
 import { join, resolve } from "node:path";
 import { Command, Option } from "commander";
-import { caseNames } from "../../bench/cases.ts";
-import { type Change, compareRuns } from "../../bench/compare.ts";
+import { caseNames, SUITES, type Suite } from "../../bench/cases.ts";
+import { compareRuns } from "../../bench/compare.ts";
 import { runBench } from "../../bench/jobs/run.ts";
 import { reportHtml } from "../../bench/report.ts";
-import type { BenchAnswer, BenchDocument, BenchEvent, BenchJob, BenchResult } from "../../bench/result-types.ts";
+import type { BenchAnswer, BenchDocument, BenchEvent, BenchJob } from "../../bench/result-types.ts";
 import { overlapTable, RING_BENCH_NOTES, ringBenchMarkdown, runRingBench, scalingTable } from "../../bench/ring/run.ts";
-import { type AttentionDesign, type AttentionKind, describeAdapter } from "../index.ts";
+import { type AttentionDesign, type AttentionKind, type Dtype, describeAdapter } from "../index.ts";
 import { benchAgainst, chooseAgainstCases, type PeerName, parsePeers } from "./bench-against.ts";
-import { ensureChrome } from "./chrome.ts";
+import { writeReport } from "./bench-report.ts";
+import { comparisonText, resultsText } from "./bench-text.ts";
 import { UsageError } from "./errors.ts";
 import { runInPage } from "./harness.ts";
 import { createNodeDevice } from "./node-device.ts";
 import { integer, number } from "./parse.ts";
 import { packageVersion } from "./paths.ts";
+import { commandLine, machineName } from "./provenance.ts";
 import { adapterOption, chromeAdapter, jsonOption, runtimeOption } from "./shared-options.ts";
-import { formatBytes, formatTable, openTerminal, type Terminal } from "./terminal.ts";
+import { formatTable, openTerminal, type Terminal } from "./terminal.ts";
 
 interface BenchFlags {
   case?: string[];
+  suite?: Suite;
+  dtype?: Dtype[];
+  report?: boolean;
   list?: boolean;
   ring?: true | "virtual" | "real";
   against?: PeerName[];
@@ -39,9 +44,9 @@ interface BenchFlags {
   json?: boolean;
 }
 
-/** The names to run: all without `--case`; a trailing `*` stands for any ending. */
-function chooseCases(asked: readonly string[] | undefined): string[] {
-  if (!asked) return caseNames("default");
+/** The names to run: a suite's without `--case`, besides the suite's with one; a trailing `*` stands for any ending. */
+function chooseCases(asked: readonly string[] | undefined, suite: Suite | undefined): string[] {
+  if (!asked) return caseNames(suite ?? "default");
   const all = caseNames();
   const chosen = asked.flatMap((name) => {
     const found = name.endsWith("*") ? all.filter((other) => other.startsWith(name.slice(0, -1))) : [name];
@@ -49,7 +54,7 @@ function chooseCases(asked: readonly string[] | undefined): string[] {
       throw new UsageError(`--case ${name}: no such case (--list shows them all)`);
     return found;
   });
-  return [...new Set(chosen)];
+  return [...new Set([...(suite ? caseNames(suite) : []), ...chosen])];
 }
 
 function readDocument(file: string): BenchDocument {
@@ -64,49 +69,39 @@ function readDocument(file: string): BenchDocument {
   return parsed as BenchDocument;
 }
 
-const percent = (value: number | undefined, digits = 0) =>
-  value === undefined ? "-" : `${(100 * value).toFixed(digits)}%`;
-
-function rowOf(result: BenchResult): string[] {
-  return [
-    result.case,
-    result.implementation,
-    result.timeMs?.median.toFixed(2) ?? "-",
-    result.timeMs?.min.toFixed(2) ?? "-",
-    percent(result.timeMs?.spread, 1),
-    result.gflops?.toFixed(2) ?? "-",
-    percent(result.peakShare),
-    result.extraBytes === undefined ? "-" : formatBytes(result.extraBytes),
-    result.maxError === undefined ? "-" : `${result.maxError.toExponential(1)} (${result.errorRows} rows)`,
-    Object.entries(result.figures ?? {})
-      .map(([name, value]) => `${name} ${Number(value.toPrecision(4))}`)
-      .join(", "),
-  ];
-}
-
-const HEADER = ["case", "implementation", "median ms", "min", "spread", "GFLOP/s", "of peak", "extra", "max error", ""];
-
-function formatChanges(changes: readonly Change[]): string {
-  const rows = changes.map((change) => [
-    change.case,
-    change.implementation,
-    change.measure,
-    Number(change.before.toPrecision(4)).toString(),
-    Number(change.after.toPrecision(4)).toString(),
-    `${change.relative >= 0 ? "+" : ""}${percent(change.relative, 1)}`,
-    change.verdict,
-  ]);
-  return formatTable([["case", "implementation", "measure", "before", "after", "change", "verdict"], ...rows]);
+/** What a run was: the device's answer, and the host's name and version. */
+interface Measured {
+  answer: BenchAnswer;
+  host: string;
+  versions: Record<string, string>;
 }
 
 async function measure(
   flags: BenchFlags,
   job: BenchJob,
   log: (line: string) => void,
-  onEvent: (e: BenchEvent) => void,
-) {
-  if (flags.runtime === "node") return runBench(await createNodeDevice(flags.adapter), job, onEvent);
-  return runInPage<BenchAnswer, BenchEvent>("bench", job, { adapter: chromeAdapter(flags.adapter), onEvent, log });
+  onEvent: (event: BenchEvent, host: Omit<Measured, "answer">) => void,
+): Promise<Measured> {
+  const ringwise = packageVersion();
+  if (flags.runtime === "node") {
+    const dawn = createRequire(import.meta.url)("webgpu/package.json") as { version: string };
+    const host = {
+      host: `Node ${process.version}`,
+      versions: { Node: process.version, webgpu: dawn.version, ringwise },
+    };
+    const answer = await runBench(await createNodeDevice(flags.adapter), job, (event) => onEvent(event, host));
+    return { answer, ...host };
+  }
+  let host = { host: "Chrome", versions: { ringwise } as Record<string, string> };
+  const answer = await runInPage<BenchAnswer, BenchEvent>("bench", job, {
+    ...{ adapter: chromeAdapter(flags.adapter), log },
+    onEvent: (event) => onEvent(event, host),
+    async onPage(page) {
+      const chrome = await page.browser().version();
+      host = { host: chrome, versions: { Chrome: chrome, ringwise } };
+    },
+  });
+  return { answer, ...host };
 }
 
 /** A file name that sorts by date and says which adapter: "2026-11-23T21-08-12-google-swiftshader". */
@@ -131,7 +126,7 @@ async function benchRing(flags: BenchFlags, terminal: Terminal): Promise<void> {
     ringwise: packageVersion(),
     date: new Date().toISOString(),
     host: `Node ${process.version}`,
-    machine: `${cpus().length} x ${cpus()[0]?.model ?? "unknown processor"}`,
+    machine: machineName(),
     adapter: device ? describeAdapter(device).name : "none",
     notes: RING_BENCH_NOTES,
     ...result,
@@ -152,43 +147,71 @@ async function bench(flags: BenchFlags): Promise<void> {
   if (flags.ring) return benchRing(flags, terminal);
   if (flags.against) {
     const { against } = flags;
-    if (!flags.list) return benchAgainst({ ...flags, against }, terminal);
+    if (!flags.list) {
+      const before = flags.compare === undefined ? undefined : readDocument(flags.compare);
+      return benchAgainst({ ...flags, against, before }, terminal);
+    }
     const names = chooseAgainstCases(flags.case ?? ["*"]);
     return terminal.result(names, names.join("\n"));
   }
-  if (flags.list) return terminal.result(caseNames(), caseNames().join("\n"));
+  if (flags.report) return writeReport(flags.out, process.cwd(), terminal);
+  if (flags.list) {
+    const names = caseNames(flags.suite ?? "all");
+    return terminal.result(names, names.join("\n"));
+  }
   const before = flags.compare === undefined ? undefined : readDocument(flags.compare);
-  const cases = chooseCases(flags.case);
-  const { warmups, repeats, minSampleMs, attention, design } = flags;
-  const job: BenchJob = { cases, warmups, repeats, minSampleMs, attention, design };
-  const host = flags.runtime === "node" ? `Node ${process.version}` : `Chrome: ${await ensureChrome(terminal.log)}`;
-  const answer = await measure(flags, job, terminal.log, (event) => terminal.progress(event.message));
-  const document: BenchDocument = {
+  const cases = chooseCases(flags.case, flags.suite);
+  const { warmups, repeats, minSampleMs, attention, design, dtype: dtypes } = flags;
+  const job: BenchJob = { cases, warmups, repeats, minSampleMs, attention, design, dtypes };
+  const head = {
     ringwise: packageVersion(),
     date: new Date().toISOString(),
     runtime: flags.runtime,
-    host,
-    machine: `${cpus().length} x ${cpus()[0]?.model ?? "unknown processor"}`,
-    ...answer,
+    machine: machineName(),
+    command: commandLine(),
   };
   const folder = resolve(flags.out);
   mkdirSync(folder, { recursive: true });
-  const path = join(folder, flags.name ?? fileName(document));
-  writeFileSync(`${path}.json`, `${JSON.stringify(document, null, 1)}\n`);
+  const save = ({ answer, ...host }: Measured) => {
+    const document: BenchDocument = { ...head, ...host, ...answer };
+    const path = join(folder, flags.name ?? fileName(document));
+    writeFileSync(`${path}.json`, `${JSON.stringify(document, null, 1)}\n`);
+    return { document, path };
+  };
+  const measured = await measure(flags, job, terminal.log, (event, host) => {
+    if (event.type === "progress") terminal.progress(event.message);
+    else save({ answer: event.answer, ...host });
+  });
+  const { document, path } = save(measured);
   writeFileSync(`${path}.html`, reportHtml(document));
-  const changes = before && compareRuns(before, document);
-  const lines = [`adapter: ${document.adapter}`, formatTable([HEADER, ...document.results.map(rowOf)])];
-  if (changes) lines.push("", `against ${flags.compare}:`, formatChanges(changes));
+  const comparison = before && compareRuns(before, document);
+  const lines = [resultsText(document)];
+  if (comparison) lines.push("", `against ${flags.compare}:`, comparisonText(comparison));
   lines.push("", `report: ${path}.html`, `result: ${path}.json`);
-  terminal.result(changes ? { ...document, changes } : document, lines.join("\n"));
+  terminal.result(comparison ? { ...document, comparison } : document, lines.join("\n"));
+  const isWrong = document.results.some(({ status = "ok" }) => status !== "ok");
+  if (isWrong || comparison?.changes.some(({ isLoss }) => isLoss)) process.exitCode = 1;
 }
 
 /** The `bench` command. */
 export function benchCommand(): Command {
   return new Command("bench")
     .description("measure the named cases: time, GFLOP/s, share of the FMA peak, memory, error against the oracle")
-    .option("--case <names...>", 'cases to run, "ring-*" for all of a kind (default: all)')
-    .option("--list", "print the names of the cases")
+    .option("--case <names...>", 'cases to run, "ring-*" for all of a kind (default: those of the suite)')
+    .addOption(
+      new Option(
+        "--suite <suite>",
+        'cases by purpose: "default", bearable on two cores; "report", all that BENCHMARKS.md tells; "all"',
+      ).choices([...SUITES]),
+    )
+    .addOption(
+      new Option(
+        "--dtype <types...>",
+        "element types of the attention, matmul and MLP cases (default: all that the device has)",
+      ).choices(["f32", "f16"]),
+    )
+    .option("--list", "print the names of the cases (of --suite)")
+    .option("--report", "measure nothing: write BENCHMARKS.md, plots and kernel headers from the results in --out")
     .addOption(
       new Option(
         "--ring [clock]",
@@ -207,7 +230,10 @@ export function benchCommand(): Command {
       300,
     )
     .addOption(adapterOption())
-    .option("--compare <result.json>", "print what changed since that result, beyond noise")
+    .option(
+      "--compare <result.json>",
+      "print what changed since that result, beyond noise; exit code 1 where more than 10% is lost",
+    )
     .option("--repeats <n>", "timed repeats of each case", integer(1, 1000), 7)
     .option("--warmups <n>", "runs before the first that counts", integer(0, 1000), 2)
     .option("--min-sample-ms <x>", "short runs are repeated within a sample up to this long", number(0), 50)

@@ -1,5 +1,5 @@
 /** `ringwise bench` on one small case: the document, the report page, and the comparison with an earlier run. */
-import { mkdtempSync, readdirSync, readFileSync, rmSync } from "node:fs";
+import { mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
@@ -35,6 +35,8 @@ describe("bench", () => {
       expect(result.maxError).toBeLessThan(1e-5);
       expect(result.errorRows).toBeGreaterThan(0);
       expect(result.extraBytes).toBeGreaterThanOrEqual(0);
+      expect(result.status).toBe("ok");
+      expect(result.kernels).toContainEqual(expect.stringMatching(/^attention.*\.wgsl$/));
     }
     const files = readdirSync(out);
     const json = files.find((file) => file.endsWith(".json"))!;
@@ -53,11 +55,16 @@ describe("bench", () => {
       await browser.close();
     }
 
+    // An older run that did with fewer bytes: bytes are counted, so this is a loss on any machine.
+    const older = { ...document, results: document.results.map((result) => ({ ...result, extraBytes: 0 })) };
+    const olderFile = join(out, "older.json");
+    writeFileSync(olderFile, JSON.stringify(older));
     const compared = await runCli([
-      ...["bench", "--case", "decode-1024", "--out", out, "--compare", join(out, json)],
+      ...["bench", "--case", "decode-1024", "--out", out, "--compare", olderFile],
       ...quick,
     ]);
-    expect(compared.code).toBe(0);
-    expect(compared.stdout).toMatch(/decode-1024 +flash +share of FMA peak .* (same|faster|slower)/);
+    expect(compared.stdout).toMatch(/decode-1024 +f32 +flash +share of FMA peak .* (same|faster|slower)/);
+    expect(compared.stdout).toMatch(/decode-1024 +f32 +flash +extra bytes .* more memory \(LOSS\)/);
+    expect(compared.code).toBe(1);
   });
 });
