@@ -49,25 +49,42 @@ export class Forward {
     const lastLayer = decoder.layerCount - 1;
     decoder.writeIds(activations, ids);
     decoder.writePositions(activations, start, count, options.ropeLength);
+    /** Attention that is submitted and not known to be done. */
+    let ahead: { layer: number; steps: Promise<RingStep[]> } | undefined;
+    const settle = async () => {
+      if (!ahead) return;
+      const { layer, steps } = ahead;
+      ahead = undefined;
+      const done = await steps;
+      signal.throwIfAborted();
+      options.onSteps?.(layer, done);
+    };
+    if (cache.canEncodeStep) await cache.reserve(start, count);
+    signal.throwIfAborted();
     // What follows one layer's attention and what precedes the next one's go to the GPU together.
     let pending = this.commands(`prefill ${start}`);
     decoder.encodeEmbed(pending.pass, activations, count);
     for (let layer = 0; layer <= lastLayer; layer++) {
       decoder.encodeProjections(pending.pass, activations, layer, count);
+      const keyValue = { start, count, key: { buffer: activations.key }, value: { buffer: activations.value } };
+      if (cache.canEncodeStep) cache.encodeAppend(pending.pass, layer, keyValue);
       this.submit(pending, signal);
-      const { key, value } = activations;
-      await cache.append(layer, { start, count, key: { buffer: key }, value: { buffer: value } }, signal);
+      if (!cache.canEncodeStep) await cache.append(layer, keyValue, signal);
       signal.throwIfAborted();
-      if (layer === lastLayer && !wantsLogits) return;
+      if (layer === lastLayer && !wantsLogits) return settle();
       const firstRow = layer === lastLayer ? count - 1 : 0;
       const { query, output } = decoder.attentionRows(activations, firstRow);
       const rows = count - firstRow;
       const tensors = { start: start + firstRow, count: rows, query, output };
       if (options.isDecode) await cache.decode(layer, tensors, signal);
       else {
-        const steps = await cache.attend(layer, tensors, signal);
-        signal.throwIfAborted();
-        options.onSteps?.(layer, steps);
+        const { submitted, steps } = cache.attend(layer, tensors, signal);
+        // After a failure nobody may come to wait for them.
+        steps.catch(() => {});
+        await submitted;
+        // The GPU goes on to the next layer while the host hears of this one; no further ahead, so that an abort stops at once.
+        await settle();
+        ahead = { layer, steps };
       }
       signal.throwIfAborted();
       pending = this.commands(`prefill ${start}, after attention ${layer}`);
@@ -75,6 +92,7 @@ export class Forward {
     }
     decoder.encodeLogits(pending.pass, activations, count - 1);
     this.submit(pending, signal, options.encodePick);
+    await settle();
   }
 
   /**

@@ -37,6 +37,14 @@ export interface ChunkKeyValue {
   value: BufferView;
 }
 
+/** Attention under way. */
+export interface Attending {
+  /** Its output is there for everything that is submitted from now on. */
+  submitted: Promise<void>;
+  /** The ring's steps, when they are done. */
+  steps: Promise<RingStep[]>;
+}
+
 /** The cache of one run. What it is given must have been submitted, except in `encodeStep`. */
 export interface KvCache {
   /** A decode step can be encoded without waiting: everything lives in GPU memory. */
@@ -45,8 +53,10 @@ export interface KvCache {
   reserve(start: number, count: number): Promise<void>;
   /** Keeps a chunk's keys and values. */
   append(layer: number, tensors: ChunkKeyValue, signal: AbortSignal): Promise<void>;
-  /** Attention of a chunk's queries over everything kept; resolves with the steps when they are done. */
-  attend(layer: number, tensors: ChunkTensors, signal: AbortSignal): Promise<RingStep[]>;
+  /** {@link append}, encoded only. Needs {@link reserve}d room, and `canEncodeStep`. */
+  encodeAppend(target: CommandTarget, layer: number, tensors: ChunkKeyValue): void;
+  /** Attention of a chunk's queries over everything kept. */
+  attend(layer: number, tensors: ChunkTensors, signal: AbortSignal): Attending;
   /** Attention of one decode token's query, where {@link encodeStep} cannot be; resolves when it is submitted. */
   decode(layer: number, tensors: ChunkTensors, signal: AbortSignal): Promise<void>;
   /** One decode token: keeps its key and value and attends, encoded only. Needs {@link reserve}d room. */
@@ -133,12 +143,24 @@ class RingCache implements KvCache {
     return this.rings[layer]!.append(this.blocks[layer]!, tensors, { signal });
   }
 
-  async attend(layer: number, tensors: ChunkTensors, signal: AbortSignal): Promise<RingStep[]> {
+  encodeAppend(target: CommandTarget, layer: number, tensors: ChunkKeyValue): void {
+    this.rings[layer]!.encodeAppend(target, this.blocks[layer]!, tensors);
+  }
+
+  attend(layer: number, tensors: ChunkTensors, signal: AbortSignal): Attending {
     const ring = this.rings[layer]!;
     const blocks = this.blocks[layer]!;
-    const steps: RingStep[] = [];
-    for await (const step of ring.attend({ ...tensors, blocks }, { signal })) steps.push(step);
-    return steps;
+    let onSubmitted: (() => void) | undefined;
+    const early = new Promise<void>((resolve) => (onSubmitted = resolve));
+    const collect = async () => {
+      const steps: RingStep[] = [];
+      // Pages that come from the host share staging memory: there, one pass at a time.
+      const options = this.canEncodeStep ? { signal, onSubmitted } : { signal };
+      for await (const step of ring.attend({ ...tensors, blocks }, options)) steps.push(step);
+      return steps;
+    };
+    const steps = collect();
+    return { submitted: Promise.race([early, steps.then(() => {})]), steps };
   }
 
   decode(layer: number, tensors: ChunkTensors, signal: AbortSignal): Promise<void> {
@@ -213,20 +235,22 @@ class SingleCache implements KvCache {
     this.device.queue.submit([encoder.finish()]);
   }
 
-  async attend(layer: number, tensors: ChunkTensors, signal: AbortSignal): Promise<RingStep[]> {
+  attend(layer: number, tensors: ChunkTensors, signal: AbortSignal): Attending {
     signal.throwIfAborted();
     const startMs = performance.now();
     const encoder = this.device.createCommandEncoder({ label: "attention" });
     this.encodeAttention(encoder, layer, tensors);
     this.device.queue.submit([encoder.finish()]);
-    await untilAborted(this.device.queue.onSubmittedWorkDone(), signal);
     const { start, count } = tensors;
     const step = { step: 0, rank: 0, kvRank: 0, isSkipped: false, queryTokens: count, kvTokens: start + count };
-    return [{ ...step, computeMs: performance.now() - startMs, transferMs: 0, waitMs: 0, startMs }];
+    const steps = untilAborted(this.device.queue.onSubmittedWorkDone(), signal).then(() => [
+      { ...step, computeMs: performance.now() - startMs, transferMs: 0, waitMs: 0, startMs },
+    ]);
+    return { submitted: Promise.resolve(), steps };
   }
 
   async decode(layer: number, tensors: ChunkTensors, signal: AbortSignal): Promise<void> {
-    await this.attend(layer, tensors, signal);
+    await this.attend(layer, tensors, signal).steps;
   }
 
   encodeStep(target: CommandTarget, layer: number, tensors: ChunkTensors & ChunkKeyValue): void {
@@ -242,7 +266,7 @@ class SingleCache implements KvCache {
     for (const buffer of this.buffers) release(buffer);
   }
 
-  private encodeAppend(target: CommandTarget, layer: number, { start, count, key, value }: ChunkKeyValue): void {
+  encodeAppend(target: CommandTarget, layer: number, { start, count, key, value }: ChunkKeyValue): void {
     const { rowWidth: width } = this;
     for (const [index, source] of [key, value].entries())
       this.copier.encode(target, {

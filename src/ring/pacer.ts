@@ -15,9 +15,12 @@ const MOST_DISPATCHES = 512;
 /** Pieces that are submitted and not known to be done. */
 const MOST_AHEAD = 2;
 
-/** What is remembered from pass to pass: multiply-adds that fill one piece. */
+/** What is remembered from pass to pass. */
 export interface Pace {
+  /** Multiply-adds that fill one piece. */
   workPerPiece: number;
+  /** When a piece was last known to be done: a pass that begins while another ends is not charged for it. */
+  lastDoneMs?: number;
 }
 
 /** A pace for a device of unknown speed. */
@@ -47,7 +50,6 @@ export class Pacer {
   private dispatches = 0;
   private readonly pieces: Piece[] = [];
   private readonly steps: OpenStep[] = [];
-  private lastDoneMs: number | undefined;
 
   constructor(
     private readonly device: GPUDevice,
@@ -92,7 +94,7 @@ export class Pacer {
 
   /** When the GPU was last known to finish something. */
   get idleSinceMs(): number | undefined {
-    return this.pieces.at(-1)?.doneMs ?? this.lastDoneMs;
+    return this.pieces.at(-1)?.doneMs ?? this.pace.lastDoneMs;
   }
 
   /** Submits what is encoded so far. Resolves when the GPU has done it. */
@@ -146,9 +148,9 @@ export class Pacer {
     const piece = this.pieces[0]!;
     await untilAborted(piece.done, this.signal);
     this.pieces.shift();
-    const beginMs = Math.max(piece.submittedMs, this.lastDoneMs ?? 0);
+    const beginMs = Math.max(piece.submittedMs, this.pace.lastDoneMs ?? 0);
     const spentMs = Math.max(0, piece.doneMs! - beginMs);
-    this.lastDoneMs = piece.doneMs;
+    this.pace.lastDoneMs = piece.doneMs;
     let atMs = beginMs;
     for (const [step, work] of piece.shares) {
       const shareMs = piece.work > 0 ? (spentMs * work) / piece.work : 0;

@@ -307,6 +307,12 @@ class Ring implements RingAttention {
       if (shards.length < this.worldSize) pacer.submit();
       yield* turn(pass, this.worldSize, shards, blocks, pacer);
       for (const shard of shards) shard.encodeFinalize(pacer.encoder);
+      if (options.onSubmitted) {
+        pacer.submit();
+        // Whoever writes into it now does so behind this pass, on the same queue.
+        this.workspaces.give(workspace, keepWorkspace && !this.life.aborted);
+        options.onSubmitted();
+      }
       yield* pacer.drain();
     } finally {
       this.workspaces.give(workspace, keepWorkspace && !this.life.aborted);

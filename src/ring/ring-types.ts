@@ -103,6 +103,11 @@ export interface RingAttendTensors extends TokenSpan {
 export interface RingRunOptions {
   /** Rejects with `signal.reason`; ring and blocks stay usable. */
   signal?: AbortSignal;
+  /**
+   * Called when all of it is on the queue, before the iteration goes on to wait for it: what is submitted from then on finds the
+   * results. The ring's memory for this pass is then free for the next one.
+   */
+  onSubmitted?: () => void;
 }
 
 /** Ring attention on one device: see {@link createRingAttention}. */

@@ -314,7 +314,7 @@ describe("prefill token by token", () => {
         if (event.type !== "ring") return;
         layers.push(event.layer);
         for (const step of event.steps) expect(step.queryTokens).toBeLessThanOrEqual(1);
-        expect(event.steps.some((step) => step.queryTokens === 1 && step.computeMs > 0)).toBe(true);
+        expect(event.steps.some((step) => step.queryTokens === 1)).toBe(true);
       };
       const options = { maxNewTokens: 4, onProgress };
       const { tokenIds, statistics } = await collect(model, [1, 5, 9], { ...options, prefillChunkSize: 1 });
