@@ -40,7 +40,7 @@ export class CannotAskError extends Error {
 /** Job of kind "attention". */
 export interface AttentionJob {
   shape: AttentionCase;
-  /** Which of its operators a library is to use, where it has several. */
+  /** Which of its operators a library is to use, where it has several; Ringwise's are designs. */
   operator?: string;
 }
 

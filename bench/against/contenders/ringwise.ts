@@ -1,5 +1,6 @@
 /** Ringwise as one of the contenders, through its public API; and the FMA peak, which has a page for itself. */
 import {
+  type AttentionDesign,
   allocateAll,
   createAttention,
   createFmaProbe,
@@ -24,7 +25,7 @@ async function submit(device: GPUDevice, count: number, encode: (encoder: GPUCom
   }
 }
 
-async function prepareAttention(device: GPUDevice, { shape }: AttentionJob): Promise<Prepared> {
+async function prepareAttention(device: GPUDevice, { shape, operator = "auto" }: AttentionJob): Promise<Prepared> {
   const { batch, seqLen, kvSeqLen, heads, kvHeads, headDim, valueDim = headDim, queryStart = 0 } = shape;
   const { scale, softcap, isCausal, causalBlockSize, window } = shape;
   const inputs = attentionInputs(shape);
@@ -42,10 +43,11 @@ async function prepareAttention(device: GPUDevice, { shape }: AttentionJob): Pro
     write(device, buffers[index]!, 0, list);
   });
   const tensors = { query, key, value, output, batch, seqLen, kvSeqLen, queryPositions: { start: queryStart } };
-  const options = { heads, kvHeads, headDim, valueDim, scale, softcap, isCausal, causalBlockSize, window };
+  const design = operator as AttentionDesign;
+  const options = { heads, kvHeads, headDim, valueDim, scale, softcap, isCausal, causalBlockSize, window, design };
   const attention = await createAttention(device, options);
   return {
-    implementation: "flash",
+    implementation: design === "auto" ? "flash" : `flash, ${design}`,
     kernels: kernelsUsed(device, (encoder) => attention.encode(encoder, tensors)),
     run: (count) => submit(device, count, (encoder) => attention.encode(encoder, tensors)),
     answer: async (question) => {
