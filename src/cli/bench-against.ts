@@ -1,17 +1,20 @@
 /** `ringwise bench --against ort,jax,tfjs`: Ringwise and its peers side by side in one browser, on the same inputs. */
 import { mkdirSync, writeFileSync } from "node:fs";
-import { cpus } from "node:os";
 import { join, resolve } from "node:path";
 import { InvalidArgumentError } from "commander";
 import { AGAINST_DEFAULT_CASES, againstCase, againstCaseNames } from "../../bench/against/cases.ts";
 import { type AgainstOptions, type Entrant, runAgainstCase } from "../../bench/against/run.ts";
 import { fastestPeer } from "../../bench/against/verdict.ts";
+import { compareRuns } from "../../bench/compare.ts";
 import type { BenchDocument, BenchResult, Contender } from "../../bench/result-types.ts";
+import type { AttentionDesign } from "../index.ts";
 import { modelCaseNames, modelMounts, runModelCase } from "./bench-models.ts";
+import { comparisonText } from "./bench-text.ts";
 import { openContenderHost } from "./contender-host.ts";
 import { UsageError } from "./errors.ts";
 import { packageVersion } from "./paths.ts";
 import { installPeers, peerVersions } from "./peer-packages.ts";
+import { commandLine, machineName } from "./provenance.ts";
 import { chromeAdapter } from "./shared-options.ts";
 import { formatBytes, formatTable, type Terminal } from "./terminal.ts";
 
@@ -40,6 +43,10 @@ export interface AgainstFlags {
   out: string;
   name?: string;
   runtime: "chrome" | "node";
+  design: AttentionDesign;
+  /** An earlier result, and its file, to say what changed. */
+  before?: BenchDocument;
+  compare?: string;
 }
 
 /** Reads "ort,jax,tfjs"; each once, in the order given. @throws {InvalidArgumentError} for a name that is no peer's. */
@@ -109,22 +116,20 @@ function rowOf(result: BenchResult, results: readonly BenchResult[]): string[] {
   ];
 }
 
-/** The comparison as text: a table, and below it a line for each row that is not "ok". */
-export function againstText({ adapter, results }: BenchDocument): string {
-  const reasons = results
-    .filter(({ status }) => status !== "ok")
-    .map(({ case: name, contender, status, reason }) => `${name}, ${contender}: ${status}. ${reason}`);
+/** The comparison as text: a table, and below it a line for each row that is not "ok" or has fewer samples than asked for. */
+export function againstText({ adapter, results }: BenchDocument, repeats: number): string {
+  const remarks = results.flatMap(({ case: name, contender, status, reason, timeMs }) => {
+    const count = timeMs?.samples.length ?? repeats;
+    if (status !== "ok") return `${name}, ${contender}: ${status}. ${reason}`;
+    return count < repeats ? `${name}, ${contender}: ${count} of ${repeats} samples fit into its time.` : [];
+  });
   const table = formatTable([HEADER, ...results.map((result) => rowOf(result, results))]);
-  return [`adapter: ${adapter}`, table, ...(reasons.length > 0 ? ["", ...reasons] : [])].join("\n");
+  return [`adapter: ${adapter}`, table, ...(remarks.length > 0 ? ["", ...remarks] : [])].join("\n");
 }
-
-/** As one would type it again. */
-const commandLine = () =>
-  ["ringwise", ...process.argv.slice(2).map((word) => (/[^\w,.=/:-]/.test(word) ? `'${word}'` : word))].join(" ");
 
 /**
  * Runs the comparison and writes its result, case by case, so that a run that is broken off keeps what it has. The exit code
- * is 1 where Ringwise itself was wrong or failed in a case.
+ * is 1 where Ringwise itself was wrong or failed in a case, or lost more than a tenth against `before`.
  * @throws {JobError} "PeerInstallError" where a peer is wanted and cannot be installed.
  */
 export async function benchAgainst(flags: AgainstFlags, terminal: Terminal): Promise<void> {
@@ -150,7 +155,7 @@ export async function benchAgainst(flags: AgainstFlags, terminal: Terminal): Pro
       date: new Date().toISOString(),
       runtime: "chrome",
       host: chrome,
-      machine: `${cpus().length} x ${cpus()[0]?.model ?? "unknown processor"}`,
+      machine: machineName(),
       adapter: opened.adapter,
       command: commandLine(),
       versions: {
@@ -167,11 +172,13 @@ export async function benchAgainst(flags: AgainstFlags, terminal: Terminal): Pro
       .slice(0, 40);
     const fileName = flags.name ?? `${document.date.slice(0, 19).replace(/:/g, "-")}-against-${slug}`;
     const file = join(folder, `${fileName}.json`);
-    const chosen = [{ contender: "ringwise" as const }, ...flags.against.map((peer) => PEERS[peer])];
-    const entrants: Entrant[] = chosen.map(({ contender: name, ...rest }) => ({
-      ...{ name, handle: host.contender(name) },
-      operator: "operator" in rest ? rest.operator : undefined,
-    }));
+    const entrants: Entrant[] = [
+      { name: "ringwise", handle: host.contender("ringwise"), operator: flags.design },
+      ...flags.against.map((peer) => {
+        const { contender: name, operator } = PEERS[peer];
+        return { name, handle: host.contender(name), operator };
+      }),
+    ];
     for (const [index, name] of names.entries()) {
       const { warmups, repeats, minSampleMs } = flags;
       const say = (message: string) => terminal.progress(`${index + 1}/${names.length} ${message}`);
@@ -183,11 +190,14 @@ export async function benchAgainst(flags: AgainstFlags, terminal: Terminal): Pro
       document.results.push(...results);
       writeFileSync(file, `${JSON.stringify(document, null, 1)}\n`);
     }
-    terminal.result(document, `${againstText(document)}\n\nresult: ${file}`);
+    const comparison = flags.before && compareRuns(flags.before, document);
+    const lines = [againstText(document, flags.repeats)];
+    if (comparison) lines.push("", `against ${flags.compare}:`, comparisonText(comparison));
+    lines.push("", `result: ${file}`);
+    terminal.result(comparison ? { ...document, comparison } : document, lines.join("\n"));
     const bad = document.results.find(({ contender, status }) => contender === "ringwise" && status !== "ok");
-    if (!bad) return;
-    terminal.log(`error: Ringwise itself, ${bad.case}: ${bad.status}. ${bad.reason}`);
-    process.exitCode = 1;
+    if (bad) terminal.log(`error: Ringwise itself, ${bad.case}: ${bad.status}. ${bad.reason}`);
+    if (bad || comparison?.changes.some(({ isLoss }) => isLoss)) process.exitCode = 1;
   } finally {
     await host.close();
   }
