@@ -26,8 +26,8 @@ export interface TuneProgress {
 /** Options of tuning. */
 export interface TuneOptions {
   /**
-   * Milliseconds for everything together: compiling, checking, timing, for many and for few query rows. Work that the GPU has
-   * begun is waited for. 0: nothing is measured, only what the store holds is taken. Default 2000.
+   * Milliseconds for everything together: compiling, checking, timing, for many and for few query rows. What is under way when
+   * they are over is not waited for. 0: nothing is measured, only what the store holds is taken. Default 2000.
    */
   budgetMs?: number;
   /** Candidates that are tried at most, per kind of work. Default 6. */

@@ -79,8 +79,24 @@ export function within<T>(promise: Promise<T>, milliseconds: number, signal: Abo
   });
 }
 
-/** Milliseconds of one run of several in one submission. @throws {Error} with what WebGPU says of an invalid dispatch. */
-async function time(device: GPUDevice, call: TrialCall, engine: AttentionEngine, count: number, signal: AbortSignal) {
+/** How long to wait for a run, and what calls it off. */
+interface Patience {
+  /** Milliseconds; a run cannot be stopped, but it need not be waited for. */
+  limitMs: number;
+  signal: AbortSignal;
+}
+
+/**
+ * Milliseconds of one run of several in one submission; undefined where it was not over in time.
+ * @throws {Error} with what WebGPU says of an invalid dispatch
+ */
+async function time(
+  device: GPUDevice,
+  call: TrialCall,
+  engine: AttentionEngine,
+  count: number,
+  { limitMs, signal }: Patience,
+): Promise<number | undefined> {
   device.pushErrorScope("internal");
   device.pushErrorScope("validation");
   let startMs = 0;
@@ -95,7 +111,8 @@ async function time(device: GPUDevice, call: TrialCall, engine: AttentionEngine,
     scopes = Promise.all([device.popErrorScope(), device.popErrorScope()]);
     scopes.catch(() => {}); // a lost device: the signal says it better
   }
-  await within(device.queue.onSubmittedWorkDone(), Number.POSITIVE_INFINITY, signal);
+  const isDone = device.queue.onSubmittedWorkDone().then(() => true);
+  if (!(await within(isDone, limitMs, signal))) return undefined;
   const timeMs = (performance.now() - startMs) / count;
   for (const error of await scopes) if (error) throw new Error(error.message);
   return timeMs;
@@ -133,8 +150,8 @@ function largeSize(measuring: Measuring, before: TrialSize, beforeMs: number): T
 }
 
 /**
- * Measures candidates. All GPU memory that it takes is given back, however it ends. The budget bounds what is begun: a
- * dispatch that runs is waited for, a compile that is under way is not.
+ * Measures candidates. All GPU memory that it takes is given back, however it ends. When the budget is over, nothing more is
+ * begun and nothing waited for: a compile or a run that is under way ends by itself.
  * @throws signal.reason when aborted
  * @throws {GpuMemoryError} where there is no room for the calls
  * @throws {DeviceLostError}
@@ -173,8 +190,7 @@ export async function measureCandidates(measuring: Measuring): Promise<Measured>
       },
     );
     try {
-      // The first has the whole budget: without it there is nothing to choose.
-      const made = await within(engine, leftMs(trials.length > 0 ? COMPILE_SHARE : 1), signal);
+      const made = await within(engine, trialMs(), signal);
       isLate = made === undefined;
       return made;
     } catch (error) {
@@ -191,33 +207,46 @@ export async function measureCandidates(measuring: Measuring): Promise<Measured>
     return large;
   };
 
-  /** Compiles, checks and times once. Leaves the candidate's entry with how far it came. */
-  const tryOut = async (candidate: AttentionCandidate, entry: TunedCandidate, small: TrialCall): Promise<void> => {
+  /** What is left for compiling and checking. The first candidate has the whole budget: without it there is no choice. */
+  const trialMs = () => leftMs(trials.length > 0 ? COMPILE_SHARE : 1);
+  const run = (call: TrialCall, engine: AttentionEngine) =>
+    time(device, call, engine, 1, { limitMs: trialMs(), signal });
+
+  /** Compiles, checks and times once. Leaves the candidate's entry with how far it came; false where time was over. */
+  const tryOut = async (candidate: AttentionCandidate, entry: TunedCandidate, small: TrialCall): Promise<boolean> => {
     const compileStartMs = performance.now();
     const engine = await compile(candidate);
-    if (!engine)
-      return void setOut(entry, "not measured", "it was still compiling when its part of the budget was over");
+    if (!engine) return false;
+    // Some drivers compile when a kernel first runs.
+    if ((await run(small, engine)) === undefined) return false;
     entry.compileMs = performance.now() - compileStartMs;
-    await time(device, small, engine, 1, signal);
+    const out = (status: "slow" | "wrong", reason: string) => {
+      setOut(entry, status, reason);
+      return true;
+    };
     const smallFault = small.fault(await small.result(), small.rows());
-    if (smallFault) return void setOut(entry, "wrong", smallFault);
-    let smallMs = await time(device, small, engine, 1, signal);
+    if (smallFault) return out("wrong", smallFault);
+    let smallMs = Number.POSITIVE_INFINITY;
     // A short run may meet a pause of the machine: one slow run condemns nobody.
-    for (let again = 0; again < 2 && smallMs > HOPELESS_SMALL * bestSmallMs; again++)
-      smallMs = Math.min(smallMs, await time(device, small, engine, 1, signal));
+    for (let turn = 0; turn < 3 && smallMs > Math.min(HOPELESS_SMALL * bestSmallMs, Number.MAX_VALUE); turn++) {
+      const runMs = await run(small, engine);
+      if (runMs === undefined) return false;
+      smallMs = Math.min(smallMs, runMs);
+    }
     if (smallMs > HOPELESS_SMALL * bestSmallMs)
-      return void setOut(entry, "slow", `${(smallMs / bestSmallMs).toFixed(1)} times the best of a small call`);
+      return out("slow", `${(smallMs / bestSmallMs).toFixed(1)} times the best of a small call`);
     bestSmallMs = Math.min(bestSmallMs, smallMs);
     let call = large ?? (await enlarge(small.size, smallMs));
-    let timeMs = await time(device, call, engine, 1, signal);
+    let timeMs = await run(call, engine);
     // What a short run takes is mostly not its work: the first candidate finds the length in steps.
-    while (!accepted && leftMs() > 0 && largeSize(measuring, call.size, timeMs).kvSeqLen > call.size.kvSeqLen) {
+    while (timeMs && !accepted && largeSize(measuring, call.size, timeMs).kvSeqLen > call.size.kvSeqLen) {
       call = await enlarge(call.size, timeMs);
-      timeMs = await time(device, call, engine, 1, signal);
+      timeMs = await run(call, engine);
     }
+    if (timeMs === undefined) return false;
     const result = await call.result();
     const fault = call.fault(result, call.someRows(16));
-    if (fault) return void setOut(entry, "wrong", fault);
+    if (fault) return out("wrong", fault);
     const apart = accepted && call.disagreement(accepted, result);
     if (apart) {
       const ownFault = call.fault(result, [apart]);
@@ -227,15 +256,16 @@ export async function measureCandidates(measuring: Measuring): Promise<Measured>
         trials = [];
         accepted = undefined;
       }
-      if (ownFault) return void setOut(entry, "wrong", ownFault);
+      if (ownFault) return out("wrong", ownFault);
     }
     accepted ??= result;
-    if (timeMs > HOPELESS * best()) timeMs = Math.min(timeMs, await time(device, call, engine, 1, signal));
+    if (timeMs > HOPELESS * best()) timeMs = Math.min(timeMs, (await run(call, engine)) ?? timeMs);
     entry.timeMs = timeMs;
-    if (timeMs > HOPELESS * best()) return void setOut(entry, "slow", `${(timeMs / best()).toFixed(1)} times the best`);
+    if (timeMs > HOPELESS * best()) return out("slow", `${(timeMs / best()).toFixed(1)} times the best`);
     entry.status = "ok";
     entry.reason = undefined;
     trials.push({ candidate, engine, entry });
+    return true;
   };
 
   /** The fastest, or the safe choice where it is as fast; checked once more, for a race may lose later than in its first run. */
@@ -244,7 +274,9 @@ export async function measureCandidates(measuring: Measuring): Promise<Measured>
     const safe = left.find(({ candidate }) => candidate === candidates[0]);
     const fastest = left.reduce((a, b) => (a.entry.timeMs! <= b.entry.timeMs! ? a : b));
     const chosen = safe && fastest.entry.timeMs! > GAIN * safe.entry.timeMs! ? safe : fastest;
-    await time(device, large!, chosen.engine, 1, signal);
+    const limitMs = Math.max(leftMs(), 100 + 2 * chosen.entry.timeMs!);
+    // Behind a run that was not waited for: it was right in its first run, and that is all that can be had.
+    if ((await time(device, large!, chosen.engine, 1, { limitMs, signal })) === undefined) return chosen.candidate;
     const result = await large!.result();
     const apart = large!.disagreement(accepted!, result);
     const fault = large!.fault(result, [...large!.someRows(16), ...(apart ? [apart] : [])]);
@@ -256,13 +288,16 @@ export async function measureCandidates(measuring: Measuring): Promise<Measured>
   try {
     small = await createTrialCall(device, resolved, work, smallSize(measuring));
     for (const [index, candidate] of candidates.entries()) {
-      if (leftMs(trials.length > 0 ? COMPILE_SHARE : 1) <= 0) break;
+      if (trialMs() <= 0) break;
       const entry = entries[index]!;
       measuring.onProgress?.(index, `${candidate.id}: compiling and checking`);
-      await tryOut(candidate, entry, small).catch((error: unknown) => {
+      const isThrough = await tryOut(candidate, entry, small).catch((error: unknown) => {
         signal.throwIfAborted();
         setOut(entry, "failed", error instanceof Error ? error.message.split("\n")[0]! : String(error));
+        return true;
       });
+      if (!isThrough)
+        setOut(entry, "not measured", "it was compiling or running still when its part of the budget was over");
     }
     for (let round = 0; large && trials.length > 1 && round < ROUNDS; round++) {
       measuring.onProgress?.(candidates.length, `timing ${trials.length} candidates, round ${round + 1} of ${ROUNDS}`);
@@ -270,7 +305,8 @@ export async function measureCandidates(measuring: Measuring): Promise<Measured>
         // What a run takes is known by now: one that does not fit any more is not begun.
         const count = Math.min(200, Math.ceil(MIN_SAMPLE_MS / Math.max(entry.timeMs!, 0.01)));
         if (leftMs() < count * entry.timeMs!) continue;
-        entry.timeMs = Math.min(entry.timeMs!, await time(device, large, engine, count, signal));
+        const runMs = await time(device, large, engine, count, { limitMs: leftMs(), signal });
+        entry.timeMs = Math.min(entry.timeMs!, runMs ?? entry.timeMs!);
       }
     }
     const winner = await bestOf(trials);
