@@ -1,4 +1,6 @@
 /** What the bundle adds to the bench's own tables: correctness, the ratio to torch, and what was left out. */
+import { isRight } from "../benchmarks/documents.ts";
+import { figure, markdownTable, times } from "../benchmarks/format.ts";
 import type { BenchDocument, BenchResult } from "../result-types.ts";
 import type { ConformanceResult } from "./conformance.ts";
 
@@ -8,13 +10,6 @@ export interface BundleReport {
   correctness: readonly ConformanceResult[];
   /** Sentences: no torch, time was up, a CPU adapter where a GPU seems to be. */
   notes: readonly string[];
-}
-
-/** A Markdown table; the first row is the header. Cells hold no line breaks; bars are escaped. */
-export function markdownTable(rows: readonly (readonly string[])[]): string {
-  const line = (cells: readonly string[]) => `| ${cells.map((cell) => cell.replace(/\|/g, "\\|")).join(" | ")} |`;
-  const [header = [], ...body] = rows;
-  return [line(header), line(header.map(() => "---")), ...body.map(line)].join("\n");
 }
 
 const count = (results: readonly ConformanceResult[], status: ConformanceResult["status"]) =>
@@ -35,12 +30,10 @@ export function correctnessRows(results: readonly ConformanceResult[]): string[]
     return [
       ...[implementation, dtype, `${count(group, "ok")}`, `${count(group, "wrong") + count(group, "failed")}`],
       ...[`${count(group, "unsupported")}`, `${count(group, "not run")}`],
-      errors.length > 0 ? Math.max(...errors).toExponential(1) : "-",
+      errors.length > 0 ? Math.max(...errors).toExponential(1) : "",
     ];
   });
 }
-
-const isRight = ({ status = "ok", timeMs }: BenchResult) => status === "ok" && timeMs !== undefined;
 
 /** A case and dtype with both sides' medians. `ratio`: torch's time over ours, so above 1 means that we are faster. */
 export interface TorchRatio {
@@ -70,49 +63,38 @@ export function torchRatios(results: readonly BenchResult[]): TorchRatio[] {
     });
 }
 
-const milliseconds = (result: BenchResult) =>
-  result.timeMs ? `${Number(result.timeMs.median.toPrecision(4))}` : (result.reason ?? "failed");
-
-const error = ({ maxError }: BenchResult) => maxError?.toExponential(1) ?? "-";
+const milliseconds = (result: BenchResult) => (result.timeMs ? figure(result.timeMs.median, 4) : "failed");
+const errorOf = ({ maxError }: BenchResult) => maxError?.toExponential(1) ?? "";
 
 function torchSection({ document }: BundleReport): string[] {
   const ratios = torchRatios(document.results);
   if (ratios.length === 0) return [];
-  const header = ["case", "dtype", "Ringwise ms", "torch ms", "torch ran", "ratio", "error", "torch's error"];
+  const header = ["case", "dtype", "torch ran", "Ringwise ms", "torch ms", "ratio", "our error", "torch's error"];
   const rows = ratios.map(({ ours, torch, ratio, ...about }) => [
-    ...[about.case, about.dtype, milliseconds(ours), milliseconds(torch), torch.implementation],
-    ...[ratio === undefined ? "-" : `${Number(ratio.toPrecision(3))}`, error(ours), error(torch)],
+    ...[about.case, about.dtype, torch.reason ?? torch.implementation, milliseconds(ours), milliseconds(torch)],
+    ...[times(ratio), errorOf(ours), errorOf(torch)],
   ]);
   return [
     "## Against torch.nn.functional.scaled_dot_product_attention",
-    "Ratio: torch's median time over Ringwise's, so above 1 Ringwise is faster.",
-    markdownTable([header, ...rows]),
+    "Median of one run; the ratio is torch's time over Ringwise's, so above 1 Ringwise is faster.",
+    markdownTable(header, rows, 3),
   ];
 }
 
 /** The whole page; `tables` are those that the bench writes for any document. */
-export function bundleMarkdown(report: BundleReport, tables: string): string {
-  const { document, correctness, notes } = report;
+export function bundleMarkdown({ document, correctness, notes }: BundleReport, tables: string): string {
   const bad = correctness.filter(({ status }) => status === "wrong" || status === "failed");
-  const versions = Object.entries(document.versions ?? {}).map(([name, version]) => `${name} ${version}`);
-  const parts = [
+  const header = ["kernel", "dtype", "right", "wrong", "not for this device", "not run", "largest error"];
+  const blocks = [
     `# Ringwise on ${document.adapter}`,
-    `${document.date.slice(0, 10)}, \`${document.command ?? "./start"}\`, ${document.host}, ${document.machine}. ${versions.join(", ")}.`,
-    ...notes.map((note) => `- ${note}`),
+    `\`${document.command ?? "./start"}\``,
+    notes.map((sentence) => `- ${sentence}`).join("\n"),
     "## Correctness",
-    "The conformance cases against the float64 oracle, at most twice the error of a plain computation of the same precision.",
-    markdownTable([
-      ["kernel", "dtype", "right", "wrong", "not for this device", "not run", "largest error"],
-      ...correctnessRows(correctness),
-    ]),
-    ...(bad.length > 0
-      ? [
-          "Wrong or failed:",
-          bad.map((b) => `- ${b.case}, ${b.dtype}, ${b.implementation}: ${b.reason ?? b.status}`).join("\n"),
-        ]
-      : []),
-    ...torchSection(report),
-    ...(document.results.length > 0 ? ["## Measurements", tables] : []),
+    "The conformance cases against the float64 oracle; allowed is twice the error of a plain computation of the same precision.",
+    markdownTable(header, correctnessRows(correctness), 2),
+    bad.map((b) => `- **${b.status}**: ${b.case}, ${b.dtype}, ${b.implementation}: ${b.reason ?? ""}`).join("\n"),
+    ...torchSection({ document, correctness, notes }),
+    tables.trim(),
   ];
-  return `${parts.join("\n\n").replace(/\n\n(- [^\n]*)\n\n(?=- )/g, "\n\n$1\n")}\n`;
+  return `${blocks.filter(Boolean).join("\n\n")}\n`;
 }

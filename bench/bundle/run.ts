@@ -6,6 +6,7 @@ import { fileURLToPath } from "node:url";
 import { UsageError } from "../../src/cli/errors.ts";
 import { createNodeDevice } from "../../src/cli/node-device.ts";
 import { describeAdapter, UnsupportedDeviceError } from "../../src/index.ts";
+import { documentMarkdown } from "../benchmarks/document-markdown.ts";
 import { caseNames } from "../cases.ts";
 import { runTune, type TuneEvent, tuneShapeNames } from "../jobs/tune.ts";
 import type { BenchDocument, BenchJob } from "../result-types.ts";
@@ -45,6 +46,9 @@ function nvidiaDriver(): string | undefined {
 }
 
 async function run(options: BundleOptions): Promise<number> {
+  const unknown = options.cases?.find((name) => !caseNames().includes(name));
+  if (unknown !== undefined)
+    throw new UsageError(`--case ${unknown}: no such case; there are ${caseNames().join(", ")}`);
   const device = await createNodeDevice(options.adapter);
   let lost: string | undefined;
   void device.lost.then(({ reason, message }) => {
@@ -87,7 +91,10 @@ async function run(options: BundleOptions): Promise<number> {
   const save = () => {
     write("correctness.json", `${JSON.stringify(correctness, null, 1)}\n`);
     write("results.json", `${JSON.stringify(document, null, 1)}\n`);
-    write("results.md", bundleMarkdown({ document, correctness, notes }, ""));
+    write(
+      "results.md",
+      bundleMarkdown({ document, correctness, notes }, document.results.length > 0 ? documentMarkdown(document) : ""),
+    );
   };
 
   const deadlineMs = startMs + options.minutes * 60_000;
@@ -152,8 +159,6 @@ async function run(options: BundleOptions): Promise<number> {
 
   async function measureAll(torch: Torch | undefined) {
     const names = options.cases ?? benchCases(device, options.isQuick);
-    const unknown = names.filter((name) => !caseNames().includes(name));
-    if (unknown.length > 0) throw new UsageError(`--case ${unknown[0]}: no such case; ${caseNames().join(", ")}`);
     const times = options.isQuick
       ? { warmups: 1, repeats: 4, minSampleMs: 5 }
       : { warmups: 2, repeats: 8, minSampleMs: 50 };
@@ -188,10 +193,15 @@ async function main(): Promise<number> {
     console.log(HELP);
     return 0;
   } catch (error) {
-    if (!(error instanceof UsageError || error instanceof UnsupportedDeviceError)) throw error;
-    console.error(`start: ${error.message}`);
-    if (error instanceof UsageError) return 2;
-    console.error("start: VK_LOADER_DEBUG=error,warn ./start says what the Vulkan loader thinks of each driver.");
+    if (error instanceof UsageError) {
+      console.error(`start: ${error.message}`);
+      return 2;
+    }
+    if (!(error instanceof UnsupportedDeviceError)) throw error;
+    console.error("start: no Vulkan driver of this box found a device that it can drive with WebGPU's needs.");
+    console.error(
+      "start: VK_LOADER_DEBUG=error,warn,driver ./start --quick says what the loader thinks of each driver.",
+    );
     return 3;
   }
 }

@@ -116,6 +116,10 @@ def own_choice(q, k, v, mask, is_causal, scale):
         return None
 
 
+class Unsupported(Exception):
+    """What torch's attention cannot be asked for; the message is the whole reason."""
+
+
 class Prepared:
     """One case on the device, with the fastest backend that runs it."""
 
@@ -125,7 +129,7 @@ class Prepared:
         d = shape["headDim"]
         e = shape.get("valueDim") or d
         if shape.get("softcap"):
-            raise ValueError("scaled_dot_product_attention has no softcap")
+            raise Unsupported("scaled_dot_product_attention has no softcap")
 
         def load(name, tokens, heads, dim):
             data = torch.frombuffer(bytearray(open(question["inputs"][name], "rb").read()), dtype=torch.float32)
@@ -214,7 +218,8 @@ def main():
                     answer = {"samples": prepared[question["dtype"]].measure(question["repeats"], question["minSampleMs"])}
             print(json.dumps({"ok": True, **answer}), flush=True)
         except Exception as error:
-            print(json.dumps({"ok": False, "reason": f"{type(error).__name__}: {error}".split("\n")[0]}), flush=True)
+            reason = str(error) if isinstance(error, Unsupported) else f"{type(error).__name__}: {error}"
+            print(json.dumps({"ok": False, "reason": reason.split("\n")[0]}), flush=True)
 
 
 main()
