@@ -70,10 +70,11 @@ export async function runTune(
   job: TuneJob,
   onEvent: (event: TuneEvent) => void = () => {},
 ): Promise<TuneAnswer> {
-  const { name: adapter, hasF16 } = describeAdapter(device);
-  const shapes = [...shapesOf("f32"), ...(hasF16 ? shapesOf("f16") : [])].filter(
-    ({ name }) => !job.shapes || job.shapes.some((part) => name.includes(part)),
-  );
+  const { name: adapter, hasF16, isCpu } = describeAdapter(device);
+  const isAsked = (name: string) =>
+    // Short calls fill a processor as well as long ones: their ranking is the same there, and stands for both.
+    job.shapes ? job.shapes.some((part) => name.includes(part)) : !(isCpu && name.endsWith("short"));
+  const shapes = [...shapesOf("f32"), ...(hasF16 ? shapesOf("f16") : [])].filter(({ name }) => isAsked(name));
   const records: TunedRecord[] = [];
   for (const [index, { name, options, works }] of shapes.entries()) {
     const tell = (message: string) =>

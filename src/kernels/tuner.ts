@@ -58,7 +58,7 @@ const HOPELESS = 2;
 /** What another candidate must gain on the safe choice. */
 const GAIN = 0.97;
 /** Short runs are repeated within a sample up to this long. */
-const MIN_SAMPLE_MS = 5;
+const MIN_SAMPLE_MS = 10;
 /** Bytes of one tensor of the timed call, in f32. */
 const MAX_TENSOR_BYTES = 16 * 2 ** 20;
 /** One run of the timed call takes about so long at most on a CPU adapter. */
