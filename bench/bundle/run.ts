@@ -1,5 +1,5 @@
 /** What `./start` of a bench bundle runs once the box is checked: correctness, then tables, written as they come. */
-import { existsSync, mkdirSync, readFileSync, writeFileSync } from "node:fs";
+import { accessSync, constants, existsSync, mkdirSync, readFileSync, writeFileSync } from "node:fs";
 import { cpus } from "node:os";
 import { dirname, join, resolve } from "node:path";
 import { fileURLToPath } from "node:url";
@@ -49,6 +49,13 @@ async function run(options: BundleOptions): Promise<number> {
   const unknown = options.cases?.find((name) => !caseNames().includes(name));
   if (unknown !== undefined)
     throw new UsageError(`--case ${unknown}: no such case; there are ${caseNames().join(", ")}`);
+  const folder = resolve(options.out);
+  try {
+    mkdirSync(folder, { recursive: true });
+    accessSync(folder, constants.W_OK);
+  } catch (error) {
+    throw new UsageError(`--out ${folder}: expected a folder that can be written: ${(error as Error).message}`);
+  }
   const device = await createNodeDevice(options.adapter);
   let lost: string | undefined;
   void device.lost.then(({ reason, message }) => {
@@ -85,8 +92,6 @@ async function run(options: BundleOptions): Promise<number> {
     results: [],
   };
   let correctness: ConformanceResult[] = [];
-  const folder = resolve(options.out);
-  mkdirSync(folder, { recursive: true });
   const write = (name: string, text: string) => writeFileSync(join(folder, name), text);
   const save = () => {
     write("correctness.json", `${JSON.stringify(correctness, null, 1)}\n`);
