@@ -1,6 +1,6 @@
 /** In which models contenders meet: a prompt is read, then tokens are decoded one by one. */
 import type { PresetName } from "../../src/index.ts";
-import type { ModelConfig } from "../../src/model/config.ts";
+import type { ModelConfig } from "../onnx/model-numbers.ts";
 
 /** Where a model comes from: a preset's random weights, or the folder that the host serves at "/model/". */
 export type BenchModel = { preset: PresetName } | { folder: "stories260K" };

@@ -2,7 +2,7 @@
  * One model among all contenders: each loads it with the same weights, its logits are held against the oracle, and then the
  * reading of a prompt and the decoding behind it are sampled in turn (A B A B ...). Whoever fails is out of the case.
  */
-import type { ModelConfig } from "../../src/model/config.ts";
+import type { ModelConfig } from "../onnx/model-numbers.ts";
 import type { BenchResult } from "../result-types.ts";
 import { quantile, summarize } from "../statistics.ts";
 import { largestDifference } from "../tolerance.ts";

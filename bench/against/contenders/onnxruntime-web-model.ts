@@ -3,9 +3,8 @@
  * buffers that are past and present at once, so that nothing is copied; the choice of the greedy token reads the logits.
  */
 
-import { openModelSource } from "../../../src/model/sources.ts";
 import { cacheNames, llamaModel, weightFile } from "../../onnx/llama-model.ts";
-import { fileNumbers, llamaShape, type ModelNumbers, presetNumbers } from "../../onnx/model-numbers.ts";
+import { llamaShape, type ModelNumbers, presetNumbers, urlNumbers } from "../../onnx/model-numbers.ts";
 import type { Prepared } from "../contender.ts";
 import { type BenchModel, benchPrompt, type ModelJob, type ModelQuestion } from "../model-cases.ts";
 import { loadOrt, type OrtPackage, type OrtTensor } from "./onnxruntime-web.ts";
@@ -20,9 +19,7 @@ interface ModelSession {
 }
 
 const numbersOf = async (model: BenchModel): Promise<ModelNumbers> =>
-  "preset" in model
-    ? presetNumbers(model.preset)
-    : fileNumbers(await openModelSource(new URL("/model/", location.href)));
+  "preset" in model ? presetNumbers(model.preset) : urlNumbers(new URL("/model/", location.href));
 
 /** The largest of the logits; the first of equals. */
 function greedy(logits: Float32Array): number {
