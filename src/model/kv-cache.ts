@@ -118,7 +118,7 @@ export async function createLayerAttention(
   const { layers, destroy } = await perLayer(config, (options) =>
     createRingAttention(device, { ...options, worldSize, layout, blockMemory, ledger }),
   );
-  return { ring, ledger, createCache: async () => new RingCache(layers), destroy };
+  return { ring, ledger, createCache: async (maxTokens) => new RingCache(layers, maxTokens), destroy };
 }
 
 /** The cache on a ring. */
@@ -126,9 +126,15 @@ class RingCache implements KvCache {
   readonly canEncodeStep: boolean;
   private readonly blocks: KvBlock[][];
 
-  constructor(private readonly rings: readonly RingAttention[]) {
+  constructor(
+    private readonly rings: readonly RingAttention[],
+    maxTokens: number,
+  ) {
     this.canEncodeStep = rings.every((ring) => ring.blockMemory === "gpu");
-    this.blocks = rings.map((ring, layer) => ring.createBlocks(`layer ${layer}`));
+    // Of several ranks each holds its share, and which tokens that are depends on how the prompt is cut.
+    this.blocks = rings.map((ring, layer) =>
+      ring.createBlocks(`layer ${layer}`, ring.worldSize === 1 ? maxTokens : undefined),
+    );
   }
 
   async reserve(start: number, count: number): Promise<void> {

@@ -68,6 +68,17 @@ export class FillingPage implements BlockPage {
   }
 }
 
+/**
+ * Capacities of new pages for so many tokens.
+ * @param foreseen Tokens that will come, these included, where that is known: the last page is no larger than that takes.
+ */
+export function pageCapacities(tokens: number, pageSize: number, foreseen = Number.POSITIVE_INFINITY): number[] {
+  const capacities: number[] = [];
+  for (let taken = 0; taken < tokens; taken += capacities.at(-1)!)
+    capacities.push(Math.min(pageSize, foreseen > taken ? Math.max(foreseen, tokens) - taken : pageSize));
+  return capacities;
+}
+
 /** What {@link placeTokens} asks of a page. */
 export interface PageRoom {
   readonly count: number;

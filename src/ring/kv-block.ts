@@ -8,7 +8,7 @@ import type { CommandTarget } from "../gpu/dispatch.ts";
 import type { MemoryLedger } from "../gpu/ledger.ts";
 import type { TokenCopier } from "../kernels/copy-tokens.ts";
 import { BYTES_PER_ELEMENT, type Dtype } from "../shape.ts";
-import { FillingPage, placeTokens } from "./filling-page.ts";
+import { FillingPage, pageCapacities, placeTokens } from "./filling-page.ts";
 import type { BlockPage, HostPage, KvPage, RingBlock } from "./kv-page.ts";
 import { findRows, type HostTokens, readRows } from "./kv-rows.ts";
 import { intervalOf, listPositions, lowerBound, sortedPositions, toRanges } from "./positions.ts";
@@ -27,6 +27,8 @@ export interface KvBlockSettings {
   readback?: Readback;
   /** Tokens per page. */
   pageSize: number;
+  /** Tokens that will come at most, where that is known: pages on the GPU are then no larger than what they will hold. */
+  mostTokens?: number;
   /** Positions may come in any order (each once); else they must be past those held. Default false; GPU blocks only. */
   isAnyOrder?: boolean;
   /** Sliding window: what no later query can see is forgotten, and its pages are used again. */
@@ -116,7 +118,12 @@ export class KvBlock implements RingBlock {
 
   /** Bytes of GPU memory taken, filled or not. */
   get gpuBytes(): number {
-    return this.filling.length * this.settings.pageSize * (this.keyRowBytes + this.valueRowBytes + 4);
+    return this.capacity * (this.keyRowBytes + this.valueRowBytes + 4);
+  }
+
+  /** Tokens that the pages on the GPU have room for, filled or not. */
+  private get capacity(): number {
+    return this.filling.reduce((sum, page) => sum + page.capacity, 0);
   }
 
   /** Tokens that {@link encodeAppend} can take before more is {@link reserve}d. */
@@ -136,16 +143,16 @@ export class KvBlock implements RingBlock {
     if (firstPosition !== undefined) this.forgetHidden(firstPosition);
     const { memory, pageSize } = this.settings;
     if (typeof tokens !== "number") {
-      if (memory === "gpu") return this.addPages(placeTokens(this.filling, tokens, pageSize).missingPages);
+      if (memory === "gpu") return this.addPages(placeTokens(this.filling, tokens, pageSize).missingPages * pageSize);
       return this.reserve(tokenCount(tokens));
     }
     if (this.room >= tokens) return;
-    if (memory === "gpu") return this.addPages(Math.ceil((tokens - this.room) / pageSize));
+    if (memory === "gpu") return this.addPages(tokens - this.room);
     if (tokens > pageSize)
       throw new OptionError(
         `KvBlock.reserve: expected at most ${pageSize} tokens (one page) for a block in host memory, got ${tokens}; use append`,
       );
-    if (this.filling.length === 0) await this.addPages(1);
+    if (this.filling.length === 0) await this.addPages(pageSize);
     else await this.sendToHost(this.filling[0]!);
   }
 
@@ -431,22 +438,27 @@ export class KvBlock implements RingBlock {
     this.filling = [...this.filling.filter((page) => !hidden.includes(page)), ...hidden];
   }
 
-  private async addPages(count: number): Promise<void> {
-    if (count === 0) return;
-    const { device, pageSize, ledger } = this.settings;
+  /** Pages with room for so many tokens more. */
+  private async addPages(tokens: number): Promise<void> {
+    const { device, ledger, memory, pageSize, mostTokens } = this.settings;
+    // A host block's page is filled and sent again and again.
+    const foreseen = memory === "gpu" && mostTokens !== undefined ? mostTokens - this.capacity : undefined;
+    const capacities = pageCapacities(tokens, pageSize, foreseen);
+    if (capacities.length === 0) return;
     const sizes = { key: this.keyRowBytes, value: this.valueRowBytes, positions: 4 };
     const first = this.filling.length + this.hosted.length;
-    const list = Array.from({ length: count }, (_, index) =>
+    const list = capacities.flatMap((capacity, index) =>
       Object.entries(sizes).map(([name, rowBytes]) => ({
         label: `${this.label} page ${first + index} ${name}`,
-        byteLength: pageSize * rowBytes,
+        byteLength: capacity * rowBytes,
         owner: this.kvRank,
         ledger,
       })),
-    ).flat();
+    );
     const buffers = await allocateAll(device, list);
-    for (let i = 0; i < buffers.length; i += 3) {
-      const page = new FillingPage(device, buffers[i]!, buffers[i + 1]!, buffers[i + 2]!, pageSize);
+    for (const [index, capacity] of capacities.entries()) {
+      const [key, value, positions] = buffers.slice(3 * index) as [GPUBuffer, GPUBuffer, GPUBuffer];
+      const page = new FillingPage(device, key, value, positions, capacity);
       if (this.isReleased) page.release();
       else this.filling.push(page);
     }

@@ -139,14 +139,14 @@ class Ring implements RingAttention {
     return shardTokens({ start, count, worldSize: this.worldSize, layout: this.layout });
   }
 
-  createBlocks(label = "K/V"): KvBlock[] {
+  createBlocks(label = "K/V", mostTokens?: number): KvBlock[] {
     this.checkUsable();
     const { kernels, readback, pageSize, blockMemory } = this.parts;
     const { kvHeads, headDim, valueDim, dtype } = kernels.resolved;
     const { window } = kernels.rule;
     const settings = {
       ...{ device: this.device, ledger: this.parts.ledger, copier: kernels.copier, memory: blockMemory, readback },
-      ...{ pageSize, window, kvHeads, headDim, valueDim, dtype },
+      ...{ pageSize, mostTokens, window, kvHeads, headDim, valueDim, dtype },
     };
     return Array.from({ length: this.worldSize }, (_, rank) => new KvBlock(settings, rank, `${label} rank ${rank}`));
   }

@@ -126,8 +126,9 @@ export interface RingAttention {
   /**
    * One empty block per rank; takes no GPU memory until something is appended. They are the caller's to release. With
    * `window`, tokens that no query at or past the chunk being appended can see are forgotten, so memory stays bounded.
+   * @param mostTokens Tokens that each block will hold at most, where that is known: pages in GPU memory are then no larger.
    */
-  createBlocks(label?: string): KvBlock[];
+  createBlocks(label?: string, mostTokens?: number): KvBlock[];
 
   /**
    * Makes room for a chunk's K/V in the blocks, so that {@link encodeAppend} can be synchronous. Host blocks move a full

@@ -4,7 +4,7 @@ import { describe, expect, it } from "vitest";
 import { LinkError, ShapeError } from "../../src/errors.ts";
 import { referenceAttention } from "../../src/reference/attention.ts";
 import { blockTable, type ExpectedBlock, mostBlockBytes, parseBlock } from "../../src/ring/block-parcel.ts";
-import { placeTokens } from "../../src/ring/filling-page.ts";
+import { pageCapacities, placeTokens } from "../../src/ring/filling-page.ts";
 import { PositionList } from "../../src/ring/kv-page.ts";
 import { mergePartials } from "../../src/ring/merge-partials.ts";
 import { isSamePositions, listPositions, sortedPositions, toRanges } from "../../src/ring/positions.ts";
@@ -120,6 +120,29 @@ describe("positions", () => {
         }
         const ascending = placeTokens([], toRanges([...positions].sort((a, b) => a - b)), pageSize);
         expect(ascending.missingPages).toBe(Math.ceil(positions.length / pageSize));
+      }),
+    );
+  });
+
+  it("take pages of the usual size, and in the end no more than what was foreseen", () => {
+    const reserves = fc.array(fc.integer({ min: 1, max: 40 }), { minLength: 1, maxLength: 8 });
+    fc.assert(
+      fc.property(reserves, fc.integer({ min: 1, max: 16 }), (tokens, pageSize) => {
+        const total = tokens.reduce((sum, count) => sum + count, 0);
+        let [held, capacity] = [0, 0];
+        for (const count of tokens) {
+          const pages = pageCapacities(held + count - capacity, pageSize, total - capacity);
+          for (const page of pages) expect(page).toBeLessThanOrEqual(pageSize);
+          capacity += pages.reduce((sum, page) => sum + page, 0);
+          held += count;
+          expect(capacity).toBeGreaterThanOrEqual(held);
+        }
+        expect(capacity).toBe(total);
+        expect(pageCapacities(total, pageSize)).toEqual(Array(Math.ceil(total / pageSize)).fill(pageSize));
+        // More came than was foreseen.
+        expect(pageCapacities(1, pageSize, 0)).toEqual([pageSize]);
+        const more = pageCapacities(total + 1, pageSize, total).reduce((sum, page) => sum + page, 0);
+        expect(more).toBeGreaterThan(total);
       }),
     );
   });
