@@ -176,6 +176,15 @@ describe("what was found is kept", () => {
     }
   });
 
+  it("in IndexedDB where nobody says otherwise", async () => {
+    await tune([right("right")], { store: undefined });
+    const other = await newDevice();
+    await tune([right("right")], { store: undefined, isAnew: false, budgetMs: 0 }, other);
+    expect(chosen(other)).toMatchObject({ id: "right", basis: "stored" });
+    expect(chosen(other).why).toMatch(/from IndexedDB ringwise\)$/);
+    other.destroy();
+  });
+
   it("in IndexedDB, whatever else is found there", async () => {
     const name = `ringwise test ${Math.random()}`;
     const store = createIndexedDbStore(name);
