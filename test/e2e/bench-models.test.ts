@@ -26,7 +26,7 @@ describe("bench --against ort, whole models", () => {
     async () => {
       const { code, stdout } = await runCli([
         ...["bench", "--against", "ort,tfjs", "--case", "model-stories260K-128", "--repeats", "1", "--json"],
-        ...["--contender-seconds", "60", "--min-sample-ms", "1", "--out", out],
+        ...["--contender-seconds", "30", "--min-sample-ms", "1", "--out", out],
       ]);
       expect(code).toBe(0);
       const { results } = JSON.parse(stdout) as BenchDocument;
