@@ -14,9 +14,9 @@ export type CommandTarget = GPUCommandEncoder | GPUComputePassEncoder;
 export type UniformField = { u32: number } | { i32: number } | { f32: number };
 
 const SLOT_BYTES = 256;
-const SLOT_COUNT = 4096;
+const SLOT_COUNT = 1024;
 
-/** A MiB of uniform blocks, and the synchronous run of code that last asked for one of them. */
+/** 256 KiB of uniform blocks (little beside the tensors of a thousand tokens), and the synchronous run of code that last asked for one of them. */
 interface UniformPage {
   buffer: GPUBuffer;
   /** Of the blocks it holds, in order. */
@@ -24,8 +24,8 @@ interface UniformPage {
   epoch: number;
 }
 
-/** Pages that are kept: an encoder may wait while some 12,000 other blocks are written. */
-const PAGES_KEPT = 4;
+/** Pages that are kept: an encoder may wait while some 15,000 other blocks are written. */
+const PAGES_KEPT = 16;
 
 /**
  * Uniform blocks, addressed by their content: equal blocks share a slot. `queue.writeBuffer` happens before everything

@@ -150,7 +150,7 @@ const STAMP: KernelSource = {
 @compute @workgroup_size(1) fn main() { output[params.index] = params.value; }`,
 };
 
-it("more different uniform blocks than an arena's first MiB holds, in one encoder, each read as it was written", async () => {
+it("more different uniform blocks than an arena's first page holds, in one encoder, each read as it was written", async () => {
   const count = 4096 + 300;
   const kernel = await getKernel(device, {
     label: "stamp.wgsl",
