@@ -10,8 +10,8 @@ import { figure, percent } from "./format.ts";
 const TELLING_CASES: Readonly<Record<string, readonly string[]>> = {
   "attention.wgsl": ["prefill-1024", "prefill-4096"],
   "attention-few.wgsl": ["decode-16384", "decode-4096"],
-  "attention-tile.wgsl": ["prefill-1024", "design-tile-1024"],
-  "attention-vanilla.wgsl": ["design-vanilla-1024"],
+  "attention-tile.wgsl": ["prefill-1024", "design-tile-512"],
+  "attention-vanilla.wgsl": ["design-vanilla-512"],
   "matmul.wgsl": ["matmul-1024", "design-matmul-register-512"],
   "matmul-subgroup.wgsl": ["matmul-1024"],
   "matmul-tile.wgsl": ["matmul-1024", "design-matmul-tile-512"],
