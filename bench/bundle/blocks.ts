@@ -69,12 +69,14 @@ export async function measureInBlocks(
   const blocks = new Map<string, BenchResult[]>();
   const sides: TorchSide[] = [];
   const failures: BenchResult[] = [];
-  const count = torch ? BLOCK_COUNT : 1;
+  // Only attention has a counterpart: the rest needs no turns.
+  const isShared = torch !== undefined && ATTENTION_CASES.some(({ name }) => job.cases.includes(name));
+  const count = isShared ? BLOCK_COUNT : 1;
   const repeats = Math.ceil(job.repeats / count);
   for (let block = 0; block < count; block++) {
     const { results } = await runBench(device, { ...job, repeats }, () => {});
     for (const result of results) blocks.set(keyOf(result), [...(blocks.get(keyOf(result)) ?? []), result]);
-    if (!torch) break;
+    if (!isShared) break;
     if (block === 0)
       for (const result of results) {
         const shape = shapeOf(result);
@@ -87,10 +89,17 @@ export async function measureInBlocks(
           failures.push(torchFailure(shape, dtype, reasonOf(error)));
         }
       }
-    for (const side of sides) side.samples.push(...(await side.torchCase.measure(repeats, job.minSampleMs)));
-    if (sides.length === 0) break;
+    for (const side of [...sides])
+      try {
+        side.samples.push(...(await side.torchCase.measure(repeats, job.minSampleMs)));
+      } catch (error) {
+        // What torch could do once and no more is no measurement; ours goes on.
+        sides.splice(sides.indexOf(side), 1);
+        failures.push(torchFailure(side.shape, side.dtype, reasonOf(error)));
+      }
   }
-  if (sides.length > 0) await torch!.release();
+  // A torch that is gone has nothing to let go of.
+  if (sides.length > 0) await torch!.release().catch(() => {});
   return [
     ...[...blocks.values()].map(mergeBlocks),
     ...sides.map(({ shape, dtype, torchCase, samples }) => torchResult(shape, dtype, torchCase, samples)),

@@ -30,6 +30,8 @@ export interface ConformanceJob {
   dtypes: readonly ("f32" | "f16")[];
   /** Of `performance.now()`: what has not begun by then is reported as not run. */
   deadlineMs: number;
+  /** Checks that go on at the same time: drivers compile on several processors, and compiling is what takes long. */
+  concurrency: number;
   onProgress: (message: string) => void;
 }
 
@@ -74,22 +76,28 @@ async function conform(
  * what is chosen by default is checked whole even where time runs out.
  */
 export async function runConformance(device: GPUDevice, job: ConformanceJob): Promise<ConformanceResult[]> {
-  const results: ConformanceResult[] = [];
   const answers = new Map<AttentionCase, ReturnType<typeof answersOf>>();
   const shapes = job.dtypes.flatMap((dtype) => job.cases.map((shape): AttentionCase => ({ ...shape, dtype })));
   const checks = job.implementations.flatMap((implementation) =>
     shapes.filter(implementation.concerns ?? (() => true)).map((shape) => ({ implementation, shape })),
   );
-  for (const { implementation, shape } of checks) {
-    const about = { case: shape.name, dtype: shape.dtype, implementation: implementation.name };
-    if (performance.now() > job.deadlineMs) {
-      results.push({ ...about, status: "not run" });
-      continue;
+  const results: ConformanceResult[] = new Array(checks.length);
+  let begun = 0;
+  const work = async () => {
+    while (begun < checks.length) {
+      const index = begun++;
+      const { implementation, shape } = checks[index]!;
+      const about = { case: shape.name, dtype: shape.dtype, implementation: implementation.name };
+      if (performance.now() > job.deadlineMs) {
+        results[index] = { ...about, status: "not run" };
+        continue;
+      }
+      job.onProgress(`${index + 1}/${checks.length} ${about.implementation}, ${about.dtype}, ${about.case}`);
+      let answer = answers.get(shape);
+      if (!answer) answers.set(shape, (answer = answersOf(shape)));
+      results[index] = { ...about, ...(await conform(device, shape, implementation, answer)) };
     }
-    job.onProgress(`${results.length + 1}/${checks.length} ${about.implementation}, ${about.dtype}, ${about.case}`);
-    let answer = answers.get(shape);
-    if (!answer) answers.set(shape, (answer = answersOf(shape)));
-    results.push({ ...about, ...(await conform(device, shape, implementation, answer)) });
-  }
+  };
+  await Promise.all(Array.from({ length: Math.max(1, job.concurrency) }, work));
   return results;
 }

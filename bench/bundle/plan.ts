@@ -1,5 +1,5 @@
 /** What a run covers: which cases, with which kernels, and which part of the table. */
-import { attentionCandidates, describeAdapter } from "../../src/index.ts";
+import { attentionCandidates, type CandidateInfo, describeAdapter } from "../../src/index.ts";
 import { type AttentionCase, TEST_CASES } from "../../test/cases.ts";
 import { caseNames } from "../cases.ts";
 import type { ConformanceJob, Implementation } from "./conformance.ts";
@@ -25,7 +25,11 @@ const rowsOf = ({ seqLen, heads, kvHeads }: AttentionCase): number => (seqLen * 
  */
 function candidates(device: GPUDevice): Implementation[] {
   const options = { heads: 2, headDim: 16, isCausal: true };
-  return attentionCandidates(device, options).map(({ id, works }) => ({
+  const { isCpu } = describeAdapter(device);
+  const all = attentionCandidates(device, options);
+  // What the adapter is likely to run comes first, should time run out: workgroup tiles on a GPU, registers on a CPU.
+  const isLikely = ({ designs }: CandidateInfo) => designs.includes("tile") !== isCpu;
+  return [...all.filter(isLikely), ...all.filter((info) => !isLikely(info))].map(({ id, works }) => ({
     name: `candidate ${id}`,
     options: { candidate: id },
     concerns: (shape) =>

@@ -61,6 +61,9 @@ const TOLERANCES = { f32: TOLERANCE, f16: 1e-2 };
 /** Bytes of a tensor as torch_bench.py reads them. */
 const bytesOf = (data: Float32Array) => new Uint8Array(data.buffer, data.byteOffset, data.byteLength);
 
+/** Longer than any question should take: loading torch, or a trial of every backend on the largest case. */
+const ANSWER_WITHIN_MS = 120_000;
+
 /** Questions go in turn: each waits for the answer to the one before. */
 function conversation(child: ChildProcess) {
   const waiting: { resolve(answer: Answer): void; reject(error: Error): void }[] = [];
@@ -91,9 +94,19 @@ function conversation(child: ChildProcess) {
   const next = () =>
     new Promise<Answer>((resolve, reject) => {
       const answer = early.shift();
-      if (answer) resolve(answer);
-      else if (gone) reject(gone);
-      else waiting.push({ resolve, reject });
+      if (answer) return resolve(answer);
+      if (gone) return reject(gone);
+      const timer = setTimeout(() => {
+        child.kill("SIGKILL");
+        end(new Error(`python3 gave no answer within ${ANSWER_WITHIN_MS / 1000} s`));
+      }, ANSWER_WITHIN_MS);
+      const settled = <T>(settle: (value: T) => void) => {
+        return (value: T) => {
+          clearTimeout(timer);
+          settle(value);
+        };
+      };
+      waiting.push({ resolve: settled(resolve), reject: settled(reject) });
     });
   const ask = (question: object) => {
     child.stdin!.write(`${JSON.stringify(question)}\n`);

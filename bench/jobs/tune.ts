@@ -23,6 +23,8 @@ export interface TuneJob {
   candidates?: string[];
   /** Milliseconds per shape. Absent: as long as it takes. */
   budgetMs?: number;
+  /** No shape is begun after so many milliseconds: compiling cannot be called off, so budgets alone bound nothing. */
+  totalMs?: number;
 }
 
 /** What a run tells while it goes. */
@@ -76,7 +78,9 @@ export async function runTune(
     job.shapes ? job.shapes.some((part) => name.includes(part)) : !(isCpu && name.endsWith("short"));
   const shapes = [...shapesOf("f32"), ...(hasF16 ? shapesOf("f16") : [])].filter(({ name }) => isAsked(name));
   const records: TunedRecord[] = [];
+  const startMs = performance.now();
   for (const [index, { name, options, works }] of shapes.entries()) {
+    if (performance.now() - startMs > (job.totalMs ?? Number.POSITIVE_INFINITY)) break;
     const tell = (message: string) =>
       onEvent({ type: "progress", message: `${index + 1} of ${shapes.length}: ${name}: ${message}` });
     tell("begins");

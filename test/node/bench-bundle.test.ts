@@ -86,7 +86,7 @@ describe("./start's options", () => {
 it("checks that were not begun in time are told, not left out", async () => {
   const cases = TEST_CASES.slice(0, 2);
   const results = await runConformance({} as GPUDevice, {
-    ...{ cases, dtypes: ["f32", "f16"], deadlineMs: 0, onProgress: () => {} },
+    ...{ cases, dtypes: ["f32", "f16"], deadlineMs: 0, concurrency: 3, onProgress: () => {} },
     implementations: [
       { name: "all", options: {} },
       { name: "one", options: {}, concerns: ({ name }) => name === cases[0]!.name },
