@@ -17,9 +17,18 @@ import {
   type ResolvedAttention,
   storageBindings,
 } from "./attention-options.ts";
-import { packFields, stridesOf } from "./attention-params.ts";
-import type { AttentionWork } from "./candidates.ts";
-import { type AttentionChoice, type AttentionKernelChoice, chooseKernel, type KernelChoice } from "./tiles.ts";
+import { type AttentionFields, packFields, stridesOf } from "./attention-params.ts";
+import { ATTENTION_CANDIDATES, type AttentionWork } from "./candidates.ts";
+import {
+  type AttentionChoice,
+  type AttentionKernelChoice,
+  chooseKernel,
+  deviceFacts,
+  type KernelChoice,
+  kernelOf,
+  runnable,
+  safeChoice,
+} from "./tiles.ts";
 
 /** Options of an engine that are not part of the attention itself. */
 export interface EngineOptions {
@@ -51,6 +60,8 @@ export class AttentionEngine {
     private readonly oneShot: Kernel | undefined,
     /** For calls with few query rows; its target is always a state. */
     private readonly fewRows: Kernel | undefined,
+    /** Its stand-in, where it reads inputs itself: for pieces that it cannot read, or that have many times its rows. */
+    private readonly anyRows: { kernel: Kernel; choice: AttentionKernelChoice } | undefined,
     readonly merger: AttentionMerger,
     /** States of key splits, or of the query piece at hand. */
     readonly scratch: GPUBuffer,
@@ -72,17 +83,20 @@ export class AttentionEngine {
     const compile = (target: AttentionTarget, work: AttentionWork) =>
       compileAttention(device, resolved, target, work === "many-rows" ? choice.manyRows : choice.fewRows);
     const canOneShot = storageBindings(resolved, "output") <= device.limits.maxStorageBuffersPerShaderStage;
-    const [step, oneShot, fewRows, merger] = await Promise.all([
+    const standIn = trial || !choice.fewRows.readsItself ? undefined : standInFor(device, resolved);
+    const [step, oneShot, fewRows, anyRows, merger] = await Promise.all([
       trial ? undefined : compile("state", "many-rows"),
       options.hasOneShot && canOneShot && trial?.work !== "few-rows" ? compile("output", "many-rows") : undefined,
       trial?.work === "many-rows" ? undefined : compile("state", "few-rows"),
+      standIn && compileAttention(device, resolved, "state", standIn),
       createAttentionMerger(device, resolved),
     ]);
     const scratch = await allocate(device, {
       label: `${resolved.label} scratch`,
       byteLength: Math.max(SPLIT_STATES, options.scratchTokens) * rowBytes,
     });
-    return new AttentionEngine(device, resolved, choice, step, oneShot, fewRows, merger, scratch, isCpu);
+    const other = standIn && { kernel: anyRows!, choice: standIn };
+    return new AttentionEngine(device, resolved, choice, step, oneShot, fewRows, other, merger, scratch, isCpu);
   }
 
   /** The choice without what only the engine needs. */
@@ -104,9 +118,9 @@ export class AttentionEngine {
 
   /** How often a piece's keys are split so that the device has enough to do; 1 for not at all. */
   splitsFor(piece: AttentionPiece): number {
-    const rows = piece.seqLen * this.resolved.group;
-    const invocations = piece.batch * piece.kvHeads * Math.ceil(rows / this.choice.fewRows.rows);
-    const wanted = Math.floor((this.isCpu ? SPLIT_INVOCATIONS_CPU : SPLIT_INVOCATIONS_GPU) / invocations);
+    const { rows } = this.fewFor(piece).choice;
+    const units = piece.batch * piece.kvHeads * Math.ceil((piece.seqLen * this.resolved.group) / rows);
+    const wanted = Math.floor((this.isCpu ? SPLIT_UNITS_CPU : SPLIT_UNITS_GPU) / units);
     const room = Math.floor(this.scratch.size / 4 / stateElements(this.resolved, piece.batch, piece.seqLen).total);
     return Math.max(1, Math.min(wanted, room, Math.floor(piece.kvLen / SPLIT_MIN_KEYS)));
   }
@@ -149,8 +163,7 @@ export class AttentionEngine {
         ...{ maxSkip: place.maxSkip, sumSkip: place.sumSkip, isFirst: isFirst ? 1 : 0 },
       }),
     );
-    if (piece.seqLen * this.resolved.group < FEW_ROWS_BELOW)
-      this.launch(target, this.fewRows!, this.choice.fewRows, bindings, piece, 1);
+    if (piece.seqLen * this.resolved.group < FEW_ROWS_BELOW) this.launchFew(target, bindings, fields, piece, 1);
     else this.launch(target, this.step!, this.choice.manyRows, bindings, piece, 1);
   }
 
@@ -170,7 +183,7 @@ export class AttentionEngine {
         ...{ isFirst: 1, splits, splitKeys: Math.ceil(piece.kvLen / splits), splitStride: total },
       }),
     );
-    this.launch(target, this.fewRows!, this.choice.fewRows, bindings, piece, splits);
+    this.launchFew(target, bindings, fields, piece, splits);
   }
 
   /** The scratch's states become a piece's output and lse. */
@@ -188,6 +201,29 @@ export class AttentionEngine {
 
   destroy(): void {
     release(this.scratch);
+  }
+
+  /** The kernel for a piece of few rows. */
+  private fewFor(piece: AttentionPiece): { kernel: Kernel; choice: AttentionKernelChoice } {
+    const { fewRows: choice } = this.choice;
+    const tiles = Math.ceil((piece.seqLen * this.resolved.group) / choice.rows);
+    const isSlow = this.anyRows && choice.rows < this.anyRows.choice.rows && tiles > MOST_TILES;
+    return isSlow ? this.anyRows! : { kernel: this.fewRows!, choice };
+  }
+
+  private launchFew(
+    target: CommandTarget,
+    bindings: (GPUBuffer | GPUBufferBinding | null)[],
+    { kSkip = 0, vSkip = 0 }: AttentionFields,
+    piece: AttentionPiece,
+    splits: number,
+  ): void {
+    const { headDim, valueDim } = this.resolved;
+    const few = this.fewFor(piece);
+    // It reads keys and values by quarters of rows.
+    const isReadable = (4 * kSkip) % headDim === 0 && (4 * vSkip) % valueDim === 0;
+    const { kernel, choice } = few.choice.readsItself && !isReadable && this.anyRows ? this.anyRows : few;
+    this.launch(target, kernel, choice, bindings, piece, splits);
   }
 
   private launch(
@@ -208,21 +244,30 @@ export class AttentionEngine {
 
 /** Below so many rows per K/V head a call counts as one of few rows. */
 export const FEW_ROWS_BELOW = 16;
-/** A split over keys aims at so many invocations and goes no finer than so many keys. */
-const SPLIT_INVOCATIONS_CPU = 64;
-const SPLIT_INVOCATIONS_GPU = 8192;
+/** The kernel that takes its rows one K/V head at a time is run for so many tiles of rows: each reads the keys again. */
+const MOST_TILES = 2;
+/** A split over keys aims at so many units (invocations, or quads) and goes no finer than so many keys. */
+const SPLIT_UNITS_CPU = 64;
+const SPLIT_UNITS_GPU = 8192;
 const SPLIT_MIN_KEYS = 64;
 /** States of one query token that the scratch holds at least. */
 const SPLIT_STATES = 64;
+
+/** What runs few rows of any number and anywhere in memory, in place of a kernel that reads inputs itself. */
+function standInFor(device: GPUDevice, resolved: ResolvedAttention): AttentionKernelChoice {
+  const facts = deviceFacts(device);
+  const can = runnable(ATTENTION_CANDIDATES, facts, resolved, "few-rows").filter(({ readsItself }) => !readsItself);
+  return kernelOf(safeChoice(can, facts, resolved)!, "safe", "stands in where few rows cannot be read by quarters");
+}
 
 /** Compiles one attention kernel for a target. */
 export function compileAttention(
   device: GPUDevice,
   resolved: ResolvedAttention,
   target: AttentionTarget,
-  { source, knobs, quads }: AttentionKernelChoice,
+  { source, knobs, quads, readsItself }: AttentionKernelChoice,
 ): Promise<Kernel> {
-  const lib = [...attentionLib(resolved, target, quads), ...(source.lib ?? [])];
+  const lib = [...attentionLib(resolved, target, { quads, readsItself }), ...(source.lib ?? [])];
   return getKernel(device, {
     label: `${source.file} ${resolved.label} ${target}`,
     source: specialize({ ...source, lib }, { ...attentionKnobs(resolved), ...knobs }),

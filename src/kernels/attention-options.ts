@@ -99,13 +99,20 @@ export type AttentionTarget = "state" | "output";
 export const usesVec4 = (resolved: ResolvedAttention): boolean =>
   resolved.headDim % 4 === 0 && resolved.valueDim % 4 === 0;
 
-/** The `lib/` files of an attention kernel with these options. `quads`: key tiles are read once per quad. */
-export function attentionLib(resolved: ResolvedAttention, target: AttentionTarget, quads = false): KernelSource[] {
+/**
+ * The `lib/` files of an attention kernel with these options. `quads`: key tiles are read once per quad; `readsItself`: the
+ * kernel binds and reads query, key and value itself.
+ */
+export function attentionLib(
+  resolved: ResolvedAttention,
+  target: AttentionTarget,
+  { quads = false, readsItself = false }: { quads?: boolean; readsItself?: boolean } = {},
+): KernelSource[] {
   const lib = ATTENTION_LIB;
   const isVec4 = usesVec4(resolved);
   const list = [
-    ...[lib.params, lib.elem, isVec4 ? lib.lanesVec4 : lib.lanesScalar, lib.positions, lib.scoreTile, lib.weight],
-    quads ? lib.keysQuad : lib.keysPlain,
+    ...[lib.params, lib.elem, lib.positions, lib.scoreTile, lib.weight],
+    ...(readsItself ? [] : [isVec4 ? lib.lanesVec4 : lib.lanesScalar, quads ? lib.keysQuad : lib.keysPlain]),
     resolved.hasKvLengths ? lib.lengths : lib.lengthsNone,
     resolved.hasSegments ? lib.segments : lib.segmentsNone,
     resolved.hasSegments || resolved.mask !== "none" ? lib.pairs : lib.pairsNone,

@@ -4,7 +4,7 @@
  */
 import type { KernelSource, KnobValue } from "../gpu/specialize.ts";
 import type { ResolvedAttention } from "./attention-options.ts";
-import { ATTENTION, ATTENTION_FEW, ATTENTION_TILE } from "./sources.ts";
+import { ATTENTION, ATTENTION_DECODE, ATTENTION_FEW, ATTENTION_TILE } from "./sources.ts";
 
 /** Many query rows per K/V head (prefill), or few (decode: keys are split over invocations). */
 export type AttentionWork = "many-rows" | "few-rows";
@@ -33,6 +33,8 @@ export interface CandidateNeeds {
   maxHeadDim?: number;
   /** headDim and valueDim must be multiples of it. */
   dimMultiple?: number;
+  /** Least and most query heads that share a K/V head. */
+  group?: readonly [least: number, most: number];
   /** Only with isCausal: the candidate differs from another by the order of tiles alone. */
   isCausal?: boolean;
 }
@@ -54,6 +56,11 @@ export interface AttentionCandidate {
   unitsPerWorkgroup: number;
   /** Whether four invocations share the reading of keys and values (lib/keys-quad.wgsl). */
   quads: boolean;
+  /**
+   * The kernel reads query, key and value itself, by quarters of rows: where a call's keys begin elsewhere in their binding,
+   * the engine runs another kernel.
+   */
+  readsItself?: boolean;
   needs: CandidateNeeds;
 }
 
@@ -69,6 +76,17 @@ const register = (id: string, workgroupSize: number, quads: boolean, isInOrder =
 const few = (id: string, workgroupSize: number): AttentionCandidate => ({
   ...{ id, works: ["few-rows"], designs: ["register", "subgroup"], source: ATTENTION_FEW, rows: 4 },
   ...{ workgroupSize, unitsPerWorkgroup: workgroupSize, quads: false, knobs: {}, needs: {} },
+});
+
+/** Query heads per K/V head that fill so many rows. */
+const GROUP_OF_ROWS = { 1: [1, 1], 2: [2, 2], 4: [3, Number.POSITIVE_INFINITY] } as const;
+
+/** attention-decode.wgsl: a quad holds `rows` rows and takes `keys` keys a turn. */
+const decode = (rows: 1 | 2 | 4, keys: 1 | 2, maxHeadDim: number, workgroupSize = 16): AttentionCandidate => ({
+  id: `decode-${rows}x${keys}${workgroupSize === 16 ? "" : `-wg${workgroupSize}`}`,
+  ...{ works: ["few-rows"], designs: ["subgroup"], source: ATTENTION_DECODE, rows, workgroupSize },
+  ...{ unitsPerWorkgroup: workgroupSize / 4, quads: false, readsItself: true, knobs: { ROWS: rows, KEYS: keys } },
+  needs: { subgroupMinSize: 4, dimMultiple: 16, maxHeadDim, group: GROUP_OF_ROWS[rows] },
 });
 
 /** attention-tile.wgsl: a workgroup of `rows` shares `keys` keys in workgroup memory. */
@@ -92,6 +110,12 @@ export const ATTENTION_CANDIDATES: readonly AttentionCandidate[] = [
   register("register-8x16-quad-in-order", 16, true, true),
   tile("tile-64x32-in-order", 64, 32, true),
   tile("tile-64x8", 64, 8),
+  decode(1, 2, 64),
+  decode(2, 2, 64),
+  decode(4, 2, 64),
+  decode(1, 1, 128),
+  decode(2, 1, 128),
+  decode(4, 1, 128),
   few("few-4x16", 16),
   few("few-4x16-wg32", 32),
   few("few-4x16-wg64", 64),
@@ -113,6 +137,12 @@ export interface SafeChoice {
 export const SAFE_CHOICES: readonly SafeChoice[] = [
   { id: "register-8x16-quad", adapters: "cpu", subgroupSize: 4 },
   { id: "register-8x16", adapters: "cpu" },
+  { id: "decode-1x2", adapters: "cpu" },
+  { id: "decode-2x2", adapters: "cpu" },
+  { id: "decode-4x2", adapters: "cpu" },
+  { id: "decode-1x1", adapters: "cpu" },
+  { id: "decode-2x1", adapters: "cpu" },
+  { id: "decode-4x1", adapters: "cpu" },
   { id: "few-4x16", adapters: "all" },
   { id: "tile-64x32", adapters: "all" },
   { id: "tile-64x16", adapters: "all" },
@@ -144,13 +174,15 @@ export function unmetNeed(
   const bytes = workgroupBytesOf(candidate, resolved);
   if (bytes > facts.workgroupBytes)
     return `needs ${bytes} bytes of workgroup memory, the device allows ${facts.workgroupBytes}`;
-  const { subgroupMinSize = 0, maxHeadDim = Number.POSITIVE_INFINITY, dimMultiple = 1 } = needs;
+  const { subgroupMinSize = 0, maxHeadDim = Number.POSITIVE_INFINITY, dimMultiple = 1, group } = needs;
   if (subgroupMinSize > 0 && !(facts.hasSubgroups && facts.subgroupMinSize >= subgroupMinSize))
     return `needs subgroups of at least ${subgroupMinSize}, the device has ${facts.hasSubgroups ? `subgroups of ${facts.subgroupMinSize}` : "none"}`;
   if (Math.max(headDim, valueDim) > maxHeadDim)
     return `needs headDim and valueDim of at most ${maxHeadDim}, got ${headDim} and ${valueDim}`;
   if (headDim % dimMultiple !== 0 || valueDim % dimMultiple !== 0)
     return `needs headDim and valueDim to be multiples of ${dimMultiple}, got ${headDim} and ${valueDim}`;
+  if (group && (resolved.group < group[0] || resolved.group > group[1]))
+    return `needs ${group[0]} to ${group[1]} query heads per K/V head, got ${resolved.group}`;
   if (needs.isCausal && !resolved.isCausal) return "differs from another candidate under a causal mask only";
   return undefined;
 }

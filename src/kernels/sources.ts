@@ -3,6 +3,7 @@
 import add from "../../shaders/add.wgsl?raw";
 import argmax from "../../shaders/argmax.wgsl?raw";
 import attention from "../../shaders/attention.wgsl?raw";
+import attentionDecode from "../../shaders/attention-decode.wgsl?raw";
 import attentionFew from "../../shaders/attention-few.wgsl?raw";
 import attentionTile from "../../shaders/attention-tile.wgsl?raw";
 import attentionVanilla from "../../shaders/attention-vanilla.wgsl?raw";
@@ -53,6 +54,8 @@ import type { KernelSource } from "../gpu/specialize.ts";
 
 /** `attention.wgsl`, without its `lib/` files: which of them depends on the options. */
 export const ATTENTION: KernelSource = { file: "attention.wgsl", code: attention };
+/** `attention-decode.wgsl`, without its `lib/` files. */
+export const ATTENTION_DECODE: KernelSource = { file: "attention-decode.wgsl", code: attentionDecode };
 /** `attention-few.wgsl`, without its `lib/` files. */
 export const ATTENTION_FEW: KernelSource = { file: "attention-few.wgsl", code: attentionFew };
 /** `attention-tile.wgsl`, without its `lib/` files. */

@@ -50,6 +50,8 @@ export interface AttentionKernelChoice extends KernelChoice {
   unitsPerWorkgroup: number;
   /** Whether four invocations share the reading of keys and values. */
   quads: boolean;
+  /** Whether the kernel reads query, key and value itself: see {@link AttentionCandidate.readsItself}. */
+  readsItself: boolean;
 }
 
 /** A choice that was made on this device while the program ran. */
@@ -88,9 +90,9 @@ export function deviceFacts(device: GPUDevice): DeviceFacts {
 
 /** A candidate with its knobs set, ready for `compileAttention`. */
 export function kernelOf(candidate: AttentionCandidate, basis: ChoiceBasis, why: string): AttentionKernelChoice {
-  const { id, source, knobs, rows, workgroupSize, unitsPerWorkgroup, quads } = candidate;
+  const { id, source, knobs, rows, workgroupSize, unitsPerWorkgroup, quads, readsItself = false } = candidate;
   return {
-    ...{ id, basis, why, source, rows, unitsPerWorkgroup, quads },
+    ...{ id, basis, why, source, rows, unitsPerWorkgroup, quads, readsItself },
     knobs: { ...knobs, WORKGROUP_SIZE: workgroupSize },
   };
 }
