@@ -26,6 +26,24 @@ function orGone<T>(page: Page, work: Promise<T>): Promise<T> {
   });
 }
 
+const SIGNALS = { SIGINT: 130, SIGTERM: 143, SIGHUP: 129 } as const;
+
+/** Ctrl-C (and its like) cleans up and ends the process with the code that shells expect. @returns takes it back */
+function onSignals(cleanUp: () => Promise<void>): () => void {
+  const listeners = Object.entries(SIGNALS).map(([signal, code]) => {
+    const listener = () => {
+      cleanUp()
+        .catch(() => {})
+        .finally(() => process.exit(code));
+    };
+    process.once(signal, listener);
+    return () => process.off(signal, listener);
+  });
+  return () => {
+    for (const stop of listeners) stop();
+  };
+}
+
 /**
  * Opens the harness page and runs one job in it. Server and browser are closed whatever happens.
  * @throws {JobError} with the name and message of what was thrown in the page.
@@ -37,7 +55,15 @@ export async function runInPage<Result, Event>(
 ): Promise<Result> {
   const server = await serve([{ path: "/", folder: builtFolder("harness") }, ...(options.mounts ?? [])]);
   try {
-    const browser = await launchChrome({ adapter: options.adapter, log: options.log });
+    // Puppeteer's own way of ending on signals leaves Chrome's profile folder behind.
+    const launching = launchChrome({ adapter: options.adapter, log: options.log, endsOnSignals: false });
+    let closing: Promise<void> | undefined;
+    const close = async () => (closing ??= launching.then((browser) => browser.close()));
+    const stopListening = onSignals(close);
+    const browser = await launching.catch((error: unknown) => {
+      stopListening();
+      throw error;
+    });
     try {
       const page = await browser.newPage();
       page.on("pageerror", (error) => options.log(`[page] ${String(error)}`));
@@ -59,7 +85,8 @@ export async function runInPage<Result, Event>(
       if (!answer.ok) throw new JobError(answer.name, answer.message);
       return answer.result;
     } finally {
-      await browser.close();
+      await close();
+      stopListening();
     }
   } finally {
     await server.close();

@@ -1,7 +1,10 @@
 /** `ringwise tune`: one class of shapes in headless Chrome, the document, and what it refuses. */
+import { mkdtempSync, readdirSync, rmSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
 import { describe, expect, it } from "vitest";
 import type { TuneAnswer } from "../../bench/jobs/tune.ts";
-import { runCli } from "./cli-run.ts";
+import { runCli, startCli } from "./cli-run.ts";
 
 describe("tune", () => {
   it("checks and times candidates on this adapter, and tells the choice", async () => {
@@ -22,6 +25,21 @@ describe("tune", () => {
     expect(chosen.status).toBe("ok");
     expect(chosen.timeMs).toBeGreaterThan(0);
     expect(data!.choices).toEqual({ [shape]: id });
+  });
+
+  it("Ctrl-C ends it at once and leaves nothing behind", async () => {
+    const folder = mkdtempSync(join(tmpdir(), "ringwise-tune-"));
+    try {
+      const { child, outcome } = startCli(["tune", "--shape", "f32 d64 full"], { env: { TMPDIR: folder } });
+      await new Promise<void>((resolve) => {
+        child.stderr!.on("data", (text: string) => text.includes("compiling and checking") && resolve());
+      });
+      child.kill("SIGINT");
+      expect(await outcome).toMatchObject({ code: 130, stdout: "" });
+      expect(readdirSync(folder)).toEqual([]);
+    } finally {
+      rmSync(folder, { recursive: true, force: true });
+    }
   });
 
   it("lists the shapes, and refuses others", async () => {
