@@ -45,6 +45,8 @@ export async function checkCorrectness(session: Session): Promise<number> {
 
 /** Tunes; what it finds becomes the device's choice, so that the table is measured with it. */
 export async function tune({ device, adapter, options, say, note, write }: Session): Promise<void> {
+  // There one kernel compiles longer than all may take here, and what is given up goes on compiling beside the table.
+  if (adapter.isCpu) return note("Not tuned: on a CPU adapter that takes an hour (ringwise tune does it).");
   say("2/3 tuning: the table is measured with what it finds");
   const names = tuneShapeNames(adapter.hasF16);
   const totalMs = TUNING_SHARE * 60_000 * options.minutes;
@@ -52,6 +54,8 @@ export async function tune({ device, adapter, options, say, note, write }: Sessi
   const onEvent = everySeconds(5, ({ message }: TuneEvent) => say(`    ${message}`));
   try {
     const tuned = await runTune(device, { budgetMs, totalMs }, onEvent);
+    // Candidates that were given up may still run.
+    await device.queue.onSubmittedWorkDone();
     write("tuned.json", `${JSON.stringify(tuned, null, 1)}\n`);
     say(`    ${tuned.records.length} of ${names.length} classes of shapes measured: tuned.json`);
   } catch (error) {
