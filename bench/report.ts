@@ -27,10 +27,14 @@ function plotOver(
   isLog: boolean,
   measureOf: (result: BenchResult) => number | undefined,
 ): Plot | undefined {
-  const points = results.filter((result) => result.seqLen !== undefined && measureOf(result) !== undefined);
+  const isPoint = (result: BenchResult) => result.seqLen !== undefined && measureOf(result) !== undefined;
+  const points = results.filter((result) => (result.status ?? "ok") === "ok" && isPoint(result));
   if (points.length === 0) return undefined;
   const x = [...new Set(points.map((result) => result.seqLen!))].sort((a, b) => a - b);
-  const nameOf = (result: BenchResult) => `${result.implementation}${result.isCausal ? ", causal" : ""}`;
+  const nameOf = ({ contender, implementation, dtype = "f32", isCausal }: BenchResult) =>
+    [contender, implementation, ...(dtype === "f32" ? [] : [dtype]), ...(isCausal ? ["causal"] : [])]
+      .filter(Boolean)
+      .join(", ");
   const series = [...new Set(points.map(nameOf))].map((name) => ({
     name,
     y: x.map((seqLen) => {
@@ -62,8 +66,8 @@ const format = (value: number | undefined, digits = 2) => (value === undefined ?
 
 function tableOf(document: BenchDocument): string {
   const rows = document.results.map((result) => [
-    result.case,
-    result.implementation,
+    `${result.case}${result.dtype === "f16" ? ", f16" : ""}`,
+    [result.contender, result.implementation].filter(Boolean).join(": "),
     format(result.timeMs?.median),
     format(result.timeMs?.min),
     result.timeMs ? `${format(100 * result.timeMs.spread, 1)}%` : "",
@@ -71,13 +75,15 @@ function tableOf(document: BenchDocument): string {
     result.peakShare === undefined ? "" : `${format(100 * result.peakShare, 1)}%`,
     result.extraShare === undefined ? "" : `${format(100 * result.extraShare, 1)}%`,
     result.maxError?.toExponential(1) ?? "",
-    Object.entries(result.figures ?? {})
-      .map(([name, value]) => `${name} ${Number(value.toPrecision(4))}`)
-      .join(", "),
+    result.status ?? "ok",
+    result.reason ??
+      Object.entries(result.figures ?? {})
+        .map(([name, value]) => `${name} ${Number(value.toPrecision(4))}`)
+        .join(", "),
   ]);
   const header = ["case", "implementation", "median ms", "min ms", "spread", "GFLOP/s", "of FMA peak"];
   const cells = (row: string[], tag: string) => row.map((cell) => `<${tag}>${escapeHtml(cell)}</${tag}>`).join("");
-  return `<table><thead><tr>${cells([...header, "extra memory", "max error", "further"], "th")}</tr></thead><tbody>${rows
+  return `<table><thead><tr>${cells([...header, "extra memory", "max error", "status", "further"], "th")}</tr></thead><tbody>${rows
     .map((row) => `<tr>${cells(row, "td")}</tr>`)
     .join("")}</tbody></table>`;
 }

@@ -62,22 +62,34 @@ export const contenderOf = ({ contender = "ringwise" }: BenchResult) => contende
 const isPeers = (result: BenchResult) => contenderOf(result) !== "ringwise";
 const hasPeers = ({ document }: RecordedDocument) => document.results.some(isPeers);
 
-/** What makes two rows the same measurement, done again. */
-export const rowKey = (result: BenchResult): string =>
-  [result.case, result.dtype ?? "f32", contenderOf(result), result.implementation].join("\n");
+/** What is measured anew as a whole: a case in one element type. */
+const caseKey = ({ case: name, dtype = "f32" }: BenchResult) => `${name}\n${dtype}`;
 
-/** Rows without repetition: of the same measurement the first one counts. */
-function unique(rows: readonly BenchResult[]): BenchResult[] {
-  const found = new Map<string, BenchResult>();
-  for (const row of rows) if (!found.has(rowKey(row))) found.set(rowKey(row), row);
-  return [...found.values()];
+function byCase(rows: readonly BenchResult[]): Map<string, BenchResult[]> {
+  const found = new Map<string, BenchResult[]>();
+  for (const row of rows) found.set(caseKey(row), [...(found.get(caseKey(row)) ?? []), row]);
+  return found;
+}
+
+/**
+ * The rows of several documents, the newest first: each case comes from the first document that has it, so that what stands
+ * side by side was measured side by side. `isFilled`: contenders that this one lacks come from older ones.
+ */
+function merged(lists: readonly (readonly BenchResult[])[], isFilled: boolean): BenchResult[] {
+  const found = new Map<string, BenchResult[]>();
+  for (const list of lists)
+    for (const [key, rows] of byCase(list)) {
+      const present = found.get(key) ?? [];
+      const known = new Set(present.map(contenderOf));
+      if (present.length === 0 || isFilled)
+        found.set(key, [...present, ...rows.filter((row) => !known.has(contenderOf(row)))]);
+    }
+  return [...found.values()].flat();
 }
 
 /** Rows of the cases that peers were asked, too. */
-function rowsWithPeers({ document }: RecordedDocument): BenchResult[] {
-  const asked = new Set(document.results.filter(isPeers).map((row) => `${row.case}\n${row.dtype ?? "f32"}`));
-  return document.results.filter((row) => asked.has(`${row.case}\n${row.dtype ?? "f32"}`));
-}
+const rowsWithPeers = (rows: readonly BenchResult[]): BenchResult[] =>
+  [...byCase(rows).values()].filter((list) => list.some(isPeers)).flat();
 
 /** What people call it: CPU drivers by their usual name, whatever version they are; else its own name. */
 const shortName = (adapter: string): string => {
@@ -102,7 +114,7 @@ export function sectionsOf(recorded: readonly RecordedDocument[]): Section[] {
       const { adapter, runtime } = documents[0]!.document;
       const alone = documents.filter((entry) => !hasPeers(entry));
       const together = documents.filter(hasPeers);
-      const ours = [...alone, ...together].flatMap(({ document }) => document.results.filter((row) => !isPeers(row)));
+      const oursOf = ({ document }: RecordedDocument) => document.results.filter((row) => !isPeers(row));
       return {
         ...{ title, adapter, runtime, documents },
         slug: title
@@ -111,8 +123,11 @@ export function sectionsOf(recorded: readonly RecordedDocument[]): Section[] {
           .replace(/[^a-z0-9]+/g, "-")
           .replace(/^-|-$/g, ""),
         isCpu: /swiftshader|llvmpipe|lavapipe|basic render/i.test(adapter),
-        own: unique(ours),
-        against: unique(together.flatMap(rowsWithPeers)),
+        own: merged([...alone, ...together].map(oursOf), false),
+        against: merged(
+          together.map(({ document }) => rowsWithPeers(document.results)),
+          true,
+        ),
       };
     });
 }
@@ -140,12 +155,7 @@ export interface Duel {
 
 /** One duel per case and dtype, in order of first appearance. */
 export function duelsOf(against: readonly BenchResult[]): Duel[] {
-  const byCase = new Map<string, BenchResult[]>();
-  for (const row of against) {
-    const key = `${row.case}\n${row.dtype ?? "f32"}`;
-    byCase.set(key, [...(byCase.get(key) ?? []), row]);
-  }
-  return [...byCase.values()].map((rows) => {
+  return [...byCase(against).values()].map((rows) => {
     const peers = rows.filter(isPeers);
     const mine = rows.filter((row) => !isPeers(row));
     const ours = fastest(mine) ?? mine[0];
