@@ -90,6 +90,8 @@ export async function runTune(
       onProgress: ({ done, total, message }) => tell(`${done} of ${total} candidates, ${message}`),
     });
     for (const { record } of tuned) if (record) records.push(record);
+    // What the budget left behind must not be in the next shape's way.
+    await device.queue.onSubmittedWorkDone();
   }
   const [first] = records;
   const isKnown = first && !first.adapter.startsWith("unknown");

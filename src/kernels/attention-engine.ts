@@ -260,17 +260,26 @@ function standInFor(device: GPUDevice, resolved: ResolvedAttention): AttentionKe
   return kernelOf(safeChoice(can, facts, resolved)!, "safe", "stands in where few rows cannot be read by quarters");
 }
 
+/** The WGSL of one attention kernel for a target. */
+export function attentionSource(
+  resolved: ResolvedAttention,
+  target: AttentionTarget,
+  { source, knobs, quads, readsItself }: AttentionKernelChoice,
+): string {
+  const lib = [...attentionLib(resolved, target, { quads, readsItself }), ...(source.lib ?? [])];
+  return specialize({ ...source, lib }, { ...attentionKnobs(resolved), ...knobs });
+}
+
 /** Compiles one attention kernel for a target. */
 export function compileAttention(
   device: GPUDevice,
   resolved: ResolvedAttention,
   target: AttentionTarget,
-  { source, knobs, quads, readsItself }: AttentionKernelChoice,
+  choice: AttentionKernelChoice,
 ): Promise<Kernel> {
-  const lib = [...attentionLib(resolved, target, { quads, readsItself }), ...(source.lib ?? [])];
   return getKernel(device, {
-    label: `${source.file} ${resolved.label} ${target}`,
-    source: specialize({ ...source, lib }, { ...attentionKnobs(resolved), ...knobs }),
+    label: `${choice.source.file} ${resolved.label} ${target}`,
+    source: attentionSource(resolved, target, choice),
     bindings: attentionBindings(resolved, target),
   });
 }

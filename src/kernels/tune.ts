@@ -195,7 +195,8 @@ export async function tuneResolved(
     const works = (tune.works ?? WORKS).filter((work) => !forced?.works.includes(work));
     for (const [index, work] of works.entries()) {
       const leftMs = Math.max(0, startMs + budgetMs - performance.now());
-      const share = { ...tune, budgetMs: leftMs / (works.length - index) };
+      // 0 means that nothing is to be measured; a budget that others have spent is told as such.
+      const share = { ...tune, budgetMs: budgetMs && Math.max(leftMs / (works.length - index), Number.MIN_VALUE) };
       found.push(await tuneShape(device, bare, work, share, candidates));
     }
     return found;

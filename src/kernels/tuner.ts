@@ -12,7 +12,7 @@
  * turn (A B C A B C). The safe choice stays unless another is at least 3% faster: less is noise.
  */
 import { lossSignal } from "../gpu/device-loss.ts";
-import { AttentionEngine } from "./attention-engine.ts";
+import { AttentionEngine, attentionSource } from "./attention-engine.ts";
 import type { ResolvedAttention } from "./attention-options.ts";
 import type { AttentionCandidate, AttentionWork } from "./candidates.ts";
 import { kernelOf } from "./tiles.ts";
@@ -125,6 +125,16 @@ function smallSize({ resolved, work }: Measuring): TrialSize {
   return { seqLen, kvSeqLen: Math.max(173, seqLen + 2), kvHeads: Math.min(2, kvHeads) };
 }
 
+/**
+ * What compiling a candidate takes, in units of its own: compilers that optimize take more than twice as long for a text of twice
+ * the length. What was begun cannot be called off, and whatever the device does next would wait for it.
+ */
+function compileWork({ resolved, work }: Measuring, candidate: AttentionCandidate): number {
+  const target = work === "many-rows" ? "output" : "state";
+  const text = attentionSource(resolved, target, kernelOf(candidate, "measured", ""));
+  return text.replace(/\/\/.*$/gm, "").length ** 1.5;
+}
+
 /** Milliseconds that one run of the timed call should take at most on a CPU adapter. */
 const runMsOf = ({ isCpu, budgetMs, candidates }: Measuring): number =>
   isCpu ? Math.min(MAX_RUN_MS, budgetMs / (8 * candidates.length)) : MAX_RUN_MS;
@@ -178,6 +188,9 @@ export async function measureCandidates(measuring: Measuring): Promise<Measured>
   const setOut = (entry: TunedCandidate, status: TunedCandidate["status"], reason: string) =>
     Object.assign(entry, { status, reason });
 
+  /** Milliseconds of compiling per unit of {@link compileWork}, at the slowest so far. */
+  let msPerWork = 0;
+
   /** Compiles within what is left; undefined where that was not enough. */
   const compile = async (candidate: AttentionCandidate): Promise<AttentionEngine | undefined> => {
     const trial = { work, choice: kernelOf(candidate, "measured", "being measured") };
@@ -214,12 +227,19 @@ export async function measureCandidates(measuring: Measuring): Promise<Measured>
 
   /** Compiles, checks and times once. Leaves the candidate's entry with how far it came; false where time was over. */
   const tryOut = async (candidate: AttentionCandidate, entry: TunedCandidate, small: TrialCall): Promise<boolean> => {
+    const work = compileWork(measuring, candidate);
     const compileStartMs = performance.now();
+    if (msPerWork * work > trialMs()) {
+      const seconds = ((msPerWork * work) / 1000).toFixed(1);
+      setOut(entry, "not measured", `to compile it would take about ${seconds} s, more than is left of the budget`);
+      return true;
+    }
     const engine = await compile(candidate);
     if (!engine) return false;
     // Some drivers compile when a kernel first runs.
     if ((await run(small, engine)) === undefined) return false;
     entry.compileMs = performance.now() - compileStartMs;
+    msPerWork = Math.max(msPerWork, entry.compileMs / work);
     const out = (status: "slow" | "wrong", reason: string) => {
       setOut(entry, status, reason);
       return true;
