@@ -73,9 +73,10 @@ export async function runTune(
   onEvent: (event: TuneEvent) => void = () => {},
 ): Promise<TuneAnswer> {
   const { name: adapter, hasF16, isCpu } = describeAdapter(device);
+  // Short calls fill a processor as well as long ones: their ranking is the same there, and stands for both.
+  const parts = job.shapes ?? [""];
   const isAsked = (name: string) =>
-    // Short calls fill a processor as well as long ones: their ranking is the same there, and stands for both.
-    job.shapes ? job.shapes.some((part) => name.includes(part)) : !(isCpu && name.endsWith("short"));
+    parts.some((part) => name.includes(part) && !(isCpu && name.endsWith("short") && !part.includes("short")));
   const shapes = [...shapesOf("f32"), ...(hasF16 ? shapesOf("f16") : [])].filter(({ name }) => isAsked(name));
   const records: TunedRecord[] = [];
   const startMs = performance.now();

@@ -14,7 +14,7 @@ import {
   workgroupBytesOf,
 } from "./candidates.ts";
 import shippedData from "./tuned-data.json";
-import { adapterKey, shapeClass } from "./tuned-key.ts";
+import { adapterKey, nearClasses, shapeClass } from "./tuned-key.ts";
 import type { ShippedAdapter } from "./tuned-record.ts";
 
 /**
@@ -185,11 +185,8 @@ export function shippedChoice(
 ): RememberedChoice | undefined {
   const adapter = adapterKey(device);
   const shipped = SHIPPED.find((entry) => entry.adapter === adapter);
-  // Where only the other length was measured, that says more than limits do.
-  for (const measured of [
-    shape,
-    shape.replace(/ (long|short) /, (_, length) => (length === "long" ? " short " : " long ")),
-  ]) {
+  // What was measured of a near class says more than limits do.
+  for (const measured of nearClasses(shape)) {
     const candidate = can.find(({ id }) => id === shipped?.choices[measured]);
     if (!shipped || !candidate) continue;
     return {

@@ -130,10 +130,15 @@ async function tuneShape(
     options.maxCandidates ?? DEFAULT_CANDIDATES,
   );
   const total = list.length;
+  // Masks make all candidates that know them slower alike, and would need inputs of their own.
+  const bare: ResolvedAttention = {
+    ...resolved,
+    ...{ mask: "none", hasSegments: false, hasKvLengths: false, hasSinks: false, label: "tuner" },
+  };
   let measured: Measured;
   try {
     measured = await measureCandidates({
-      ...{ device, resolved, work, isCpu: facts.isCpu, candidates: list, budgetMs, signal },
+      ...{ device, resolved: bare, work, isCpu: facts.isCpu, candidates: list, budgetMs, signal },
       onProgress: (done, message) => onProgress?.({ shape, done, total, message: `${shape}: ${message}` }),
     });
   } catch (error) {
@@ -175,11 +180,6 @@ export async function tuneResolved(
   tune: TuneOptions,
   { candidates = ATTENTION_CANDIDATES }: TuneSetup = {},
 ): Promise<TunedShape[]> {
-  // What calls bring along makes all candidates slower alike, and would need inputs of its own.
-  const bare: ResolvedAttention = {
-    ...resolved,
-    ...{ mask: "none", hasSegments: false, hasKvLengths: false, hasSinks: false, label: "tuner" },
-  };
   const budgetMs = tune.budgetMs ?? DEFAULT_BUDGET_MS;
   if (!(typeof budgetMs === "number" && budgetMs >= 0))
     throw new OptionError(`tune: expected budgetMs to be a number of at least 0, got ${String(budgetMs)}`);
@@ -197,7 +197,7 @@ export async function tuneResolved(
       const leftMs = Math.max(0, startMs + budgetMs - performance.now());
       // 0 means that nothing is to be measured; a budget that others have spent is told as such.
       const share = { ...tune, budgetMs: budgetMs && Math.max(leftMs / (works.length - index), Number.MIN_VALUE) };
-      found.push(await tuneShape(device, bare, work, share, candidates));
+      found.push(await tuneShape(device, resolved, work, share, candidates));
     }
     return found;
   });

@@ -47,7 +47,8 @@ const LONG_TOKENS = 1024;
  * four fit; whether most tiles are cut off by a causal mask or a window (their order, and how large a tile may be before it
  * is mostly hidden); many or few rows; the length, because a short call fills a large GPU only with small tiles. With few
  * rows the number of query heads per K/V head counts (they fill the rows) and the mask does not. Heads, batch, scale,
- * softcap, layout and masks given per call are left out: they make the same kernels slower alike.
+ * softcap and layout are left out: they make the same kernels slower alike. So do masks and segments, but not every kernel
+ * knows them: "pairs" is a class of its own.
  */
 export function shapeClass(resolved: ResolvedAttention, work: AttentionWork): string {
   const { dtype, headDim, valueDim, group, isCausal, window, design } = resolved;
@@ -60,10 +61,19 @@ export function shapeClass(resolved: ResolvedAttention, work: AttentionWork): st
     dtype,
     `d${dim}${isOdd ? " odd" : ""}`,
     work === "many-rows" ? mask : shared,
+    ...(resolved.mask !== "none" || resolved.hasSegments ? ["pairs"] : []),
     length,
     work,
     ...(design === "auto" ? [] : [`design ${design}`]),
   ].join(" ");
+}
+
+/** The class and those that stand in for it where it was never measured, nearest first: the other length, no masks. */
+export function nearClasses(shape: string): string[] {
+  const otherLength = (one: string) =>
+    one.replace(/ (long|short) /, (_, length) => (length === "long" ? " short " : " long "));
+  const bare = shape.replace(" pairs ", " ");
+  return [...new Set([shape, otherLength(shape), bare, otherLength(bare)])];
 }
 
 const kernelsKeys = new WeakMap<readonly AttentionCandidate[], string>();

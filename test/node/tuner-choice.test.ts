@@ -11,7 +11,14 @@ import { ATTENTION_CANDIDATES, SAFE_CHOICES } from "../../src/kernels/candidates
 import { chooseKernel, rememberChoice } from "../../src/kernels/tiles.ts";
 import { attentionCandidates, trialOrder } from "../../src/kernels/tune.ts";
 import shippedData from "../../src/kernels/tuned-data.json";
-import { adapterKey, kernelsKey, LIBRARY_VERSION, shapeClass, storedAdapterKey } from "../../src/kernels/tuned-key.ts";
+import {
+  adapterKey,
+  kernelsKey,
+  LIBRARY_VERSION,
+  nearClasses,
+  shapeClass,
+  storedAdapterKey,
+} from "../../src/kernels/tuned-key.ts";
 import { parseRecord, type ShippedAdapter, type TunedRecord } from "../../src/kernels/tuned-record.ts";
 
 interface Fake {
@@ -147,8 +154,19 @@ describe("keys", () => {
     );
     expect(many({ headDim: 5, window: 9, isCausal: true })).toBe("f32 d16 odd window long many-rows");
     expect(many({ heads: 2, scale: 3, softcap: 2, layout: "bhtd", hasSinks: true })).toBe(many({}));
+    expect(many({ mask: "additive" })).toBe("f32 d64 full pairs long many-rows");
     expect(many({ design: "tile" })).toBe("f32 d64 full long many-rows design tile");
     expect(shapeClass(options({ kvHeads: 2, isCausal: true }), "few-rows")).toBe("f32 d64 g4 long few-rows");
+  });
+
+  it("have neighbours that stand in for them", () => {
+    expect(nearClasses("f32 d64 full long many-rows")).toEqual([
+      ...["f32 d64 full long many-rows", "f32 d64 full short many-rows"],
+    ]);
+    expect(nearClasses("f32 d64 g2 pairs short few-rows")).toEqual([
+      ...["f32 d64 g2 pairs short few-rows", "f32 d64 g2 pairs long few-rows"],
+      ...["f32 d64 g2 short few-rows", "f32 d64 g2 long few-rows"],
+    ]);
   });
 
   it("another list of kernels, or another text, makes records old; comments do not", () => {
