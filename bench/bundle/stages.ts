@@ -74,8 +74,10 @@ async function findTorch({ options, document, say, note }: Session, script: stri
     note(`torch was left out: ${found}.`);
     return undefined;
   }
-  const { version, cuda, device } = found;
+  const { version, cuda, device, hasTf32 } = found;
   document.versions!.torch = `${version} on ${device}${cuda ? ` (CUDA ${cuda})` : ""}`;
+  if (hasTf32)
+    note("torch multiplies f32 in TensorFloat-32 here, although that was turned off: its f32 rows are not f32.");
   say(`torch ${document.versions!.torch} runs beside`);
   return found;
 }

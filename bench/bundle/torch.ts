@@ -17,6 +17,7 @@ interface Answer {
   torch?: string;
   cuda?: string | null;
   device?: string;
+  tf32?: boolean;
   backend?: string;
   ownChoice?: string | null;
   trialMs?: Record<string, number>;
@@ -29,6 +30,8 @@ export interface Torch {
   version: string;
   cuda?: string;
   device: string;
+  /** Whether products of f32 come out with the mantissa of TensorFloat-32, all switches notwithstanding. */
+  hasTf32: boolean;
   /** Loads a case; `measure` then gives samples of it, in milliseconds. Rejects with torch's own words. */
   prepare(shape: AttentionCase, dtype: "f32" | "f16", warmups: number): Promise<TorchCase>;
   /** Lets go of what was prepared: one case per dtype is held until then. */
@@ -168,7 +171,8 @@ export async function startTorch(script: string, python = "python3"): Promise<To
   const release = async () => {
     await ask({ op: "release" });
   };
-  return { version: hello.torch!, cuda: hello.cuda ?? undefined, device: hello.device!, prepare, release, close };
+  const { torch: version = "", cuda, device = "", tf32 = false } = hello;
+  return { version, cuda: cuda ?? undefined, device, hasTf32: tf32, prepare, release, close };
 }
 
 /** The row of a case that torch ran. */

@@ -10,6 +10,7 @@ An answer has "ok": true, or false with a "reason". The first line, unasked, say
 Layouts: inputs are float32 [B, T, H, D] in the files; torch gets contiguous [B, H, T, D], the layout that suits it best.
 Masks are made and heads repeated outside the timing.
 """
+import contextlib
 import ctypes
 import json
 import sys
@@ -27,15 +28,28 @@ DEVICE = torch.device("cuda" if IS_CUDA else "cpu")
 DTYPES = {"f32": torch.float32, "f16": torch.float16}
 
 
+def keeps_only_tf32():
+    """Whether a product loses a bit that float32 holds and TensorFloat-32 does not."""
+    value = 1 + 2**-12
+    product = torch.full((256, 256), value, device=DEVICE) @ torch.eye(256, device=DEVICE)
+    return product[3, 5].item() != value
+
+
 def hello():
     if not hasattr(F, "scaled_dot_product_attention"):
         return {"ok": False, "reason": f"torch {torch.__version__} has no scaled_dot_product_attention (2.0 brought it)"}
-    # f32 means f32: TensorFloat-32 keeps 10 bits of the mantissa.
-    torch.backends.cuda.matmul.allow_tf32 = False
-    torch.backends.cudnn.allow_tf32 = False
-    torch.set_float32_matmul_precision("highest")
+    # f32 means f32: TensorFloat-32 keeps 10 bits of the mantissa. Newer versions name the switches otherwise and may
+    # refuse the old names, so what counts is what a product shows afterwards.
+    for turn_off in (
+        lambda: setattr(torch.backends.cuda.matmul, "allow_tf32", False),
+        lambda: setattr(torch.backends.cudnn, "allow_tf32", False),
+        lambda: torch.set_float32_matmul_precision("highest"),
+    ):
+        with contextlib.suppress(Exception):
+            turn_off()
     return {
         "ok": True,
+        "tf32": keeps_only_tf32(),
         "torch": torch.__version__,
         "cuda": torch.version.cuda if IS_CUDA else None,
         "device": torch.cuda.get_device_name(0) if IS_CUDA else f"CPU, {torch.get_num_threads()} threads",
@@ -87,9 +101,7 @@ def visible(shape):
 
 def backends():
     """Names and context managers of every way that torch may take; "own choice" is what a caller gets who names none."""
-    from contextlib import nullcontext
-
-    found = {"own choice": nullcontext}
+    found = {"own choice": contextlib.nullcontext}
     try:
         from torch.nn.attention import SDPBackend, sdpa_kernel
     except ImportError:  # Before 2.3 only the own choice is tried.

@@ -25,7 +25,7 @@ Ringwise ${ringwise} (${commit}), Node ${node}, \`webgpu\` ${webgpu} (Dawn), mad
 Vulkan driver, fetches nothing, and writes to its own folder, to \`--out\` and to the temporary folder only.
 
     ./start                       # everything: correctness, tuning, then the table; made for a GPU, about 8 minutes at most
-    ./start --quick               # a few cases of each, some seconds to a minute
+    ./start --quick               # a few cases of each, no tuning; on a CPU driver minutes, because it compiles slowly
     ./start --only-correctness
     ./start --adapter NAME        # lavapipe, swiftshader, default, or a part of an adapter's name
     ./start --out FOLDER          # default: ./out beside this file
@@ -60,7 +60,8 @@ Exit codes: 0 all right; 1 something is wrong or failed; 2 wrong usage; 3 the bo
    Windows become a boolean mask; softcap cannot be said, so torch is left out there. On the CPU, torch is timed by the clock.
    torch's memory-efficient f32 kernel multiplies in three TensorFloat-32 steps on tensor cores: its error stands beside it.
 
-A full run stops beginning new cases after \`--minutes\` (8); what was not begun is listed. CPU adapters need \`--quick\` or more minutes.
+A full run begins nothing new after \`--minutes\` (8), of which correctness has 40% and tuning 25%; what was not begun is listed. CPU adapters are not
+tuned, and need \`--quick\` or many minutes.
 
 ## What was never run
 
