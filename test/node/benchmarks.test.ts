@@ -1,5 +1,6 @@
 /** BENCHMARKS.md and the kernels' own lines: made from documents alone, and those in the tree are what the recorded ones give. */
-import { existsSync, readdirSync, readFileSync } from "node:fs";
+import { existsSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { describe, expect, it } from "vitest";
@@ -11,6 +12,7 @@ import { benchLine, benchLineOf, withBenchLine } from "../../bench/benchmarks/ke
 import { benchmarksMarkdown } from "../../bench/benchmarks/markdown.ts";
 import { plotsOf } from "../../bench/benchmarks/plot-specs.ts";
 import type { BenchDocument, BenchResult, Contender } from "../../bench/result-types.ts";
+import { writeReport } from "../../src/cli/bench-report.ts";
 
 const root = fileURLToPath(new URL("../..", import.meta.url));
 
@@ -145,6 +147,37 @@ describe("a kernel's line", () => {
     expect(withBenchLine(once, "// Bench: $& 2.")).toBe(once.replace("1.", () => "$& 2."));
     expect(benchLineOf(once)).toBe("// Bench: 1.");
   });
+});
+
+it("--report writes page, plots and kernel lines, nothing twice, and takes away plots of results that are gone", async () => {
+  const folder = mkdtempSync(join(tmpdir(), "ringwise-report-"));
+  try {
+    const [results, shaders, plots] = ["bench/results", "shaders", "bench/plots"].map((name) => join(folder, name));
+    for (const name of [results!, shaders!, plots!]) mkdirSync(name, { recursive: true });
+    for (const { file, document } of RECORDED) writeFileSync(join(results!, file), JSON.stringify(document));
+    // What nobody named, and what is no bench document, is not recorded.
+    writeFileSync(join(results!, "2026-01-01T00-00-00-x.json"), JSON.stringify(document([row("prefill-1024", 1)])));
+    writeFileSync(join(results!, "faults.json"), JSON.stringify({ faults: [] }));
+    writeFileSync(join(plots!, "gone-light.svg"), "<svg/>");
+    const kernel = join(shaders!, "attention.wgsl");
+    writeFileSync(kernel, "// What it computes.\n\nconst A: u32 = 1u;\n");
+    const said: unknown[] = [];
+    const terminal = { progress() {}, log() {}, write() {}, result: (told: unknown) => void said.push(told) };
+    await writeReport(results!, folder, terminal);
+    expect(readFileSync(join(folder, "BENCHMARKS.md"), "utf8")).toBe(benchmarksMarkdown(readDocuments(results!)).text);
+    expect(readdirSync(plots!)).toHaveLength(6);
+    expect(readFileSync(kernel, "utf8")).toMatch(
+      /^\/\/ What it computes.\n\/\/ Bench: SwiftShader in Chrome: prefill-1024 /,
+    );
+    await writeReport(results!, folder, terminal);
+    expect(said).toMatchObject([
+      { documents: ["against.json", "alone.json"], kernels: ["attention.wgsl"] },
+      { kernels: [] },
+    ]);
+    await expect(writeReport(shaders!, folder, terminal)).rejects.toThrow(/--report: expected results .* found none/);
+  } finally {
+    rmSync(folder, { recursive: true });
+  }
 });
 
 describe("what lies in the tree", () => {
