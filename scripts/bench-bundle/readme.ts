@@ -58,7 +58,7 @@ Exit codes: 0 all right; 1 something is wrong or failed; 2 wrong usage; 3 the bo
    false, matmul precision "highest"), f16 as it is; contiguous \`[B, H, T, D]\`, heads of K and V repeated beforehand. Every backend that runs
    the case (flash, cuDNN, memory-efficient, math) has a trial, the fastest is measured and named, and torch's own choice is named beside it.
    Windows become a boolean mask; softcap cannot be said, so torch is left out there. On the CPU, torch is timed by the clock.
-   torch's memory-efficient f32 kernel multiplies in three TensorFloat-32 steps on tensor cores: its error stands beside it.
+   A product is checked for TensorFloat-32 before, and how far each of torch's results is from the oracle stands beside it.
 
 A full run begins nothing new after \`--minutes\` (8), of which correctness has 40% and tuning 25%; what was not begun is listed. CPU adapters are not
 tuned, and need \`--quick\` or many minutes.
