@@ -34,7 +34,7 @@ import {
   matmulParts,
   partOf,
 } from "./matmul-options.ts";
-import { MATMUL, MATMUL_GROUPED, MATMUL_ODD } from "./sources.ts";
+import { MATMUL, MATMUL_GROUPED, MATMUL_ODD, MATMUL_SUMS } from "./sources.ts";
 
 export type { Activation, MatmulDesign, MatmulOptions, MatmulTensors } from "./matmul-options.ts";
 
@@ -48,10 +48,16 @@ const DESIGNS: Readonly<Record<Design, { workgroup: number; rows: number; column
   register: { workgroup: 32, rows: 8, columns: 8, lanes: 1 },
   subgroup: { workgroup: 32, rows: 16, columns: 32, lanes: 4 },
   tile: { workgroup: 64, rows: 64, columns: 64, lanes: 64 },
-  decode: { workgroup: 64, rows: 1, columns: 4, lanes: 1 },
+  // With how many invocations share a tile of how many columns: see DECODE.
+  decode: { workgroup: 64, rows: 1, columns: 8, lanes: 1 },
 };
 
-const GPU_DECODE_LANES = 32;
+/** How the decode kernel shares out its work: on GPUs, and on CPU adapters with and without quads of lanes. */
+const DECODE = {
+  gpu: { lanes: 32, columns: 4, sums: MATMUL_SUMS.tree },
+  quads: { lanes: 4, columns: 8, sums: MATMUL_SUMS.quad },
+  plain: { lanes: 1, columns: 8, sums: MATMUL_SUMS.tree },
+} as const;
 const WEIGHT_FORMATS = { f32: 0, f16: 1, bf16: 2 } as const;
 const ACTIVATIONS = { none: 0, silu: 1, gelu: 2, gelu_tanh: 3, relu: 4 } as const;
 
@@ -71,6 +77,13 @@ function chooseDesign(device: GPUDevice): Design {
   if (!adapter.isCpu) return "tile";
   const hasFourLanes = adapter.hasSubgroups && adapter.subgroupMinSize === 4 && adapter.subgroupMaxSize === 4;
   return hasFourLanes ? "subgroup" : "register";
+}
+
+/** How few rows are shared out on this device. */
+function chooseDecode(device: GPUDevice): keyof typeof DECODE {
+  const adapter = describeAdapter(device);
+  if (!adapter.isCpu) return "gpu";
+  return adapter.hasSubgroups && adapter.subgroupMinSize >= 4 ? "quads" : "plain";
 }
 
 /**
@@ -103,13 +116,14 @@ export async function createMatmul(device: GPUDevice, options: MatmulOptions): P
       `${where}: expected a device with subgroups of exactly 4 lanes for design "subgroup", got ${adapter.name} with ${adapter.subgroupMinSize} to ${adapter.subgroupMaxSize}`,
     );
   const manyRows = forced === "auto" ? chooseDesign(device) : forced;
-  const decodeLanes = adapter.isCpu ? 1 : GPU_DECODE_LANES;
+  const decode = DECODE[chooseDecode(device)];
   const { gated = false, hasBias = false } = options;
   const bytes = BYTES_PER_ELEMENT[dtype];
   const weightBytes = BYTES_PER_ELEMENT[weightDtype];
 
   const compile = (design: Design, isGrouped: boolean): Promise<Kernel> => {
-    const kernel: KernelSource = { ...MATMUL[design], lib: isGrouped ? MATMUL_GROUPED : MATMUL_ODD };
+    const lib = [...(isGrouped ? MATMUL_GROUPED : MATMUL_ODD), ...(design === "decode" ? [decode.sums] : [])];
+    const kernel: KernelSource = { ...MATMUL[design], lib };
     const source = specialize(kernel, {
       InputGroup: isGrouped ? `vec4<${dtype}>` : dtype,
       OutputElem: dtype,
@@ -117,7 +131,7 @@ export async function createMatmul(device: GPUDevice, options: MatmulOptions): P
       GATED: gated,
       ACTIVATION: ACTIVATIONS[activation],
       ...(isGrouped && weightDtype !== "f32" ? { WeightGroup: "vec2<u32>", WEIGHT_WORDS: 2 } : {}),
-      ...(design === "decode" ? { LANES: decodeLanes } : {}),
+      ...(design === "decode" ? { LANES: decode.lanes, COLUMNS: decode.columns } : {}),
     });
     const label = `${kernel.file} ${weightDtype}${gated ? " gated" : ""}${isGrouped ? "" : " odd"}`;
     return getKernel(device, {
@@ -169,11 +183,10 @@ export async function createMatmul(device: GPUDevice, options: MatmulOptions): P
     const isGrouped = [inFeatures, inputStride, ...starts].every((elements) => elements % 4 === 0);
     const isFew = forced === "auto" && part.rows <= DECODE_ROWS;
     const name = isFew ? fewRows : isGrouped ? manyRows : oddRows;
-    const design = DESIGNS[name];
-    const lanes = name === "decode" ? decodeLanes : design.lanes;
+    const design = { ...DESIGNS[name], ...(name === "decode" ? decode : {}) };
     const columnTiles = Math.ceil(part.columns / (gated ? design.columns / 2 : design.columns));
     const tiles = Math.ceil(part.rows / design.rows) * columnTiles;
-    const workgroups = spreadWorkgroups(device, Math.ceil((tiles * lanes) / design.workgroup));
+    const workgroups = spreadWorkgroups(device, Math.ceil((tiles * design.lanes) / design.workgroup));
     const sizes = [
       ...[part.rows, inFeatures, part.columns, tensors.accumulate ? 1 : 0],
       ...[starts[0], inputStride, output.skipBytes / bytes, outputStride],

@@ -29,6 +29,8 @@ import maskNone from "../../shaders/lib/mask-none.wgsl?raw";
 import matmulGrouped from "../../shaders/lib/matmul-grouped.wgsl?raw";
 import matmulIo from "../../shaders/lib/matmul-io.wgsl?raw";
 import matmulOdd from "../../shaders/lib/matmul-odd.wgsl?raw";
+import matmulSumQuad from "../../shaders/lib/matmul-sum-quad.wgsl?raw";
+import matmulSumTree from "../../shaders/lib/matmul-sum-tree.wgsl?raw";
 import outputScalar from "../../shaders/lib/output-scalar.wgsl?raw";
 import outputVec4 from "../../shaders/lib/output-vec4.wgsl?raw";
 import pairs from "../../shaders/lib/pairs.wgsl?raw";
@@ -117,6 +119,11 @@ export const MATMUL_GROUPED: readonly KernelSource[] = [
 ];
 /** `lib/` of a matmul kernel that reads element by element. */
 export const MATMUL_ODD: readonly KernelSource[] = [...MATMUL_IO, { file: "lib/matmul-odd.wgsl", code: matmulOdd }];
+/** How the decode kernel adds the sums of invocations that share a tile: four of them by lane exchanges, or any number. */
+export const MATMUL_SUMS = {
+  quad: { file: "lib/matmul-sum-quad.wgsl", code: matmulSumQuad },
+  tree: { file: "lib/matmul-sum-tree.wgsl", code: matmulSumTree },
+} satisfies Record<string, KernelSource>;
 /** The designs of matmul, without their `lib/` files. */
 export const MATMUL = {
   register: { file: "matmul.wgsl", code: matmul },
