@@ -79,10 +79,10 @@ const few = (id: string, workgroupSize: number): AttentionCandidate => ({
 });
 
 /** Query heads per K/V head that fill so many rows. */
-const GROUP_OF_ROWS = { 1: [1, 1], 2: [2, 2], 4: [3, Number.POSITIVE_INFINITY] } as const;
+const GROUP_OF_ROWS = { 1: [1, 1], 2: [2, 2], 4: [3, 4], 8: [5, Number.POSITIVE_INFINITY] } as const;
 
-/** attention-decode.wgsl: a quad holds `rows` rows and takes `keys` keys a turn. */
-const decode = (rows: 1 | 2 | 4, keys: 1 | 2, maxHeadDim: number, workgroupSize = 16): AttentionCandidate => ({
+/** attention-decode.wgsl: a quad holds `rows` rows and takes `keys` keys a turn; its loop grows with both and with headDim. */
+const decode = (rows: 1 | 2 | 4 | 8, keys: 1 | 2, maxHeadDim: number, workgroupSize = 16): AttentionCandidate => ({
   id: `decode-${rows}x${keys}${workgroupSize === 16 ? "" : `-wg${workgroupSize}`}`,
   ...{ works: ["few-rows"], designs: ["subgroup"], source: ATTENTION_DECODE, rows, workgroupSize },
   ...{ unitsPerWorkgroup: workgroupSize / 4, quads: false, readsItself: true, knobs: { ROWS: rows, KEYS: keys } },
@@ -111,11 +111,10 @@ export const ATTENTION_CANDIDATES: readonly AttentionCandidate[] = [
   tile("tile-64x32-in-order", 64, 32, true),
   tile("tile-64x8", 64, 8),
   decode(1, 2, 64),
-  decode(2, 2, 64),
-  decode(4, 2, 64),
   decode(1, 1, 128),
-  decode(2, 1, 128),
-  decode(4, 1, 128),
+  decode(2, 1, 96),
+  decode(4, 1, 80),
+  decode(8, 1, 64),
   few("few-4x16", 16),
   few("few-4x16-wg32", 32),
   few("few-4x16-wg64", 64),
@@ -138,11 +137,10 @@ export const SAFE_CHOICES: readonly SafeChoice[] = [
   { id: "register-8x16-quad", adapters: "cpu", subgroupSize: 4 },
   { id: "register-8x16", adapters: "cpu" },
   { id: "decode-1x2", adapters: "cpu" },
-  { id: "decode-2x2", adapters: "cpu" },
-  { id: "decode-4x2", adapters: "cpu" },
   { id: "decode-1x1", adapters: "cpu" },
   { id: "decode-2x1", adapters: "cpu" },
   { id: "decode-4x1", adapters: "cpu" },
+  { id: "decode-8x1", adapters: "cpu" },
   { id: "few-4x16", adapters: "all" },
   { id: "tile-64x32", adapters: "all" },
   { id: "tile-64x16", adapters: "all" },
