@@ -27,7 +27,7 @@ export interface TuneProgress {
 export interface TuneOptions {
   /**
    * Milliseconds for everything together: compiling, checking, timing, for many and for few query rows. What is under way when
-   * they are over is not waited for. 0: nothing is measured, only what the store holds is taken. Default 2000.
+   * they are over is not waited for, where the platform lets the program go on meanwhile (in Node a compile may hold it up). 0: nothing is measured, only what the store holds is taken. Default 2000.
    */
   budgetMs?: number;
   /** Candidates that are tried at most, per kind of work. Default 6. */
