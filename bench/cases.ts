@@ -1,7 +1,7 @@
 /** Every case that `ringwise bench` knows by name: shapes of test/cases.ts, ring, memory, models, kernels, peaks; and suites of them. */
-import type { AttentionDesign, AttentionKind, Dtype, MatmulDesign } from "../src/index.ts";
+import type { Dtype, MatmulDesign } from "../src/index.ts";
 import { ATTENTION_CASES, type AttentionCase, BENCH_CASES, MATMUL_CASES } from "../test/cases.ts";
-import { isBenchable, measureAttention } from "./jobs/attention.ts";
+import { type Implementation, isBenchable, measureAttention } from "./jobs/attention.ts";
 import { KERNEL_CASE_NAMES, measureKernel } from "./jobs/kernels.ts";
 import { measureMatmul } from "./jobs/matmul.ts";
 import { MLP_LENGTHS, measureMlp } from "./jobs/memory.ts";
@@ -62,23 +62,25 @@ const attentionCase = (shape: AttentionCase): BenchCase => ({
 
 const attentionCases = ATTENTION_CASES.filter(isBenchable).map(attentionCase);
 
-/** Every attention kernel on the same shape, also those that this adapter would not choose: for the headers of the files. */
-const DESIGN_CASES: readonly { kind: AttentionKind; design: AttentionDesign }[] = [
-  { kind: "flash", design: "register" },
-  { kind: "flash", design: "tile" },
-  { kind: "vanilla", design: "auto" },
+/** Short: on a CPU adapter the designs for GPUs take twenty times as long as the chosen one. */
+const prefillShape = { ...BENCH_CASES.find(({ name }) => name === "prefill-1024")!, seqLen: 512, kvSeqLen: 512 };
+const decodeShape = BENCH_CASES.find(({ name }) => name === "decode-4096")!;
+
+/** Every attention kernel, also those that this adapter would not choose: for the headers of the files. */
+const DESIGN_CASES: readonly { name: string; shape: AttentionCase; implementation: Implementation }[] = [
+  { name: "design-register-512", shape: prefillShape, implementation: { kind: "flash", design: "register" } },
+  { name: "design-tile-512", shape: prefillShape, implementation: { kind: "flash", design: "tile" } },
+  { name: "design-vanilla-512", shape: prefillShape, implementation: { kind: "vanilla", design: "auto" } },
+  {
+    ...{ name: "design-few-4096", shape: decodeShape },
+    implementation: { kind: "flash", design: "auto", candidate: "few-4x16" },
+  },
 ];
 
-/** Short: on a CPU adapter the designs for GPUs take twenty times as long as the chosen one. */
-const designShape = { ...BENCH_CASES.find(({ name }) => name === "prefill-1024")!, seqLen: 512, kvSeqLen: 512 };
-
-const designCases: BenchCase[] = DESIGN_CASES.map(({ kind, design }) => {
-  const name = `design-${kind === "flash" ? design : kind}-512`;
-  return {
-    ...{ name, group: "attention", isDefault: false, isReported: true },
-    measure: (device, job) => measureAttention(device, job, { ...designShape, name, dtype: "f32" }, [{ kind, design }]),
-  };
-});
+const designCases: BenchCase[] = DESIGN_CASES.map(({ name, shape, implementation }) => ({
+  ...{ name, group: "attention", isDefault: false, isReported: true },
+  measure: (device, job) => measureAttention(device, job, { ...shape, name, dtype: "f32" }, [implementation]),
+}));
 
 const matmulCases: BenchCase[] = MATMUL_CASES.map((shape) => ({
   ...{ name: shape.name, group: "matmul", isDefault: true, isReported: true },

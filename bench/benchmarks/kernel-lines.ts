@@ -8,8 +8,10 @@ import { figure, percent } from "./format.ts";
  * the first measured case that ran it.
  */
 const TELLING_CASES: Readonly<Record<string, readonly string[]>> = {
-  "attention.wgsl": ["prefill-1024", "prefill-4096"],
-  "attention-few.wgsl": ["decode-16384", "decode-4096"],
+  "attention.wgsl": ["prefill-1024", "design-register-512"],
+  "attention-stationary.wgsl": ["prefill-1024", "prefill-4096"],
+  "attention-decode.wgsl": ["decode-16384", "decode-4096"],
+  "attention-few.wgsl": ["decode-16384", "decode-4096", "design-few-4096"],
   "attention-tile.wgsl": ["prefill-1024", "design-tile-512"],
   "attention-vanilla.wgsl": ["design-vanilla-512"],
   "matmul.wgsl": ["matmul-1024", "design-matmul-register-512"],

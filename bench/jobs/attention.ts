@@ -23,6 +23,8 @@ import { kernelsUsed } from "./kernels-used.ts";
 export interface Implementation {
   kind: AttentionKind;
   design: AttentionDesign;
+  /** A candidate of the tuner's list, forced; default: the adapter's choice. */
+  candidate?: string;
 }
 
 /** Whether the bench can make this case's inputs: plain tensors in the layout that the error check reads. */
@@ -68,9 +70,9 @@ export async function measureAttention(
   const allowed = allowedError(shape, inputs, rows, expected);
   const results: BenchResult[] = [];
   try {
-    for (const { kind, design } of implementations) {
+    for (const { kind, design, candidate } of implementations) {
       const options = { heads, kvHeads, headDim, valueDim, dtype, scale, softcap, isCausal, causalBlockSize, window };
-      const create = () => createAttention(device, { ...options, kind, design });
+      const create = () => createAttention(device, { ...options, kind, design, candidate });
       // Once for nothing: what a device makes only once (uniforms, pipelines) is no cost of this case.
       (await runOnce(device, await create(), tensors)).destroy();
       const ledger = ledgerOf(device);
@@ -88,7 +90,7 @@ export async function measureAttention(
         const maxError = largestDifference(pickRows(got, batch, heads * valueDim, rows), expected);
         results.push({
           ...{ case: shape.name, group: "attention", dtype },
-          implementation: design === "auto" ? kind : `${kind}, ${design}`,
+          implementation: [kind, ...(design === "auto" ? [] : [design]), ...(candidate ? [candidate] : [])].join(", "),
           ...verdictOf(maxError, allowed),
           ...timed,
           ...{ seqLen, isCausal, tensorBytes, extraBytes, extraShare: extraBytes / tensorBytes },
