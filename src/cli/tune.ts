@@ -62,9 +62,10 @@ async function tune(flags: TuneFlags): Promise<void> {
   const lines = [`adapter: ${answer.adapter}`, ...answer.records.map(tableOf)];
   if (answer.data) lines.push(JSON.stringify(answer.data, null, 1));
   if (file) {
+    if (answer.records.length === 0) throw new UsageError("--write: nothing was measured; give it a larger --budget");
     if (!answer.data)
       throw new UsageError(
-        "--write: this adapter tells neither vendor nor architecture, so nobody could find the data again",
+        "--write: this adapter tells neither vendor nor architecture, so nobody would find the data",
       );
     writeShipped(file, answer.data);
     lines.push(`written: ${file} (built in by the next "npm run build")`);
