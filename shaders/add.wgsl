@@ -1,4 +1,5 @@
 // output[i] += input[i]: a residual. One invocation per element; bound by memory.
+// Bench: not measured.
 
 alias Elem = f32;
 const WORKGROUP_SIZE: u32 = 64u;

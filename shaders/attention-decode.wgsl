@@ -1,6 +1,7 @@
 // Attention for one query token (decode): the four invocations of a quad share a K/V head and a run of its keys, each holds
 // a quarter of every row, and the keys are split over quads (`splits`); each split has a state of its own, which
 // finalize.wgsl or merge.wgsl merges (as in Flash-Decoding). Rows are the query heads that share the K/V head.
+// Bench: not measured.
 
 diagnostic(off, subgroup_uniformity);
 

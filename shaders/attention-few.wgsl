@@ -5,6 +5,7 @@
 // barriers. Up to four query heads that share a K/V head fill the rows, so that grouped queries read K/V once. Bound by
 // reading K and V. Measured, SwiftShader in headless Chrome on two cores, f32, 8 heads x 64, one token against 16,384 keys:
 // 35 ms, 0.96 GFLOP/s.
+// Bench: not measured.
 
 diagnostic(off, subgroup_uniformity);
 

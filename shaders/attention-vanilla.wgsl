@@ -1,6 +1,7 @@
 // Vanilla attention: three passes that materialise the scores [B, H, T, S] (f32, base 2), as the formula stands. The yardstick
 // that the fused kernels are compared with: one invocation per score, per row, per lane of the output; nothing is tiled,
 // nothing sits in workgroup memory.
+// Bench: not measured.
 
 const WORKGROUP_SIZE: u32 = 64u;
 @group(0) @binding(14) var<storage, read_write> scores: array<f32>;

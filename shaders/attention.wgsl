@@ -16,6 +16,7 @@
 // one turn of either loop takes 64 KiB, mostly moves: a read is a branch per lane, and each number that a loop carries is
 // merged by lane mask in 12 instructions; that this size is what costs is likely, not proven. Slower or no faster were:
 // D unrolled by two, fma() chains, dot() for the matrix products, keys one by one, quadSwap for quadBroadcast, 12 x 16 tiles.
+// Bench: not measured.
 
 diagnostic(off, subgroup_uniformity);
 

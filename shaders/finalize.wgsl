@@ -1,5 +1,6 @@
 // State -> output and lse: merges the states of `splits` parts that lie split_stride apart, joins the sink, and divides by
 // rowSum, once. One invocation per row and lane of the output; parts are met in order, online.
+// Bench: not measured.
 
 const WORKGROUP_SIZE: u32 = 64u;
 const LANES_E: u32 = (VALUE_DIM + 3u) / 4u;

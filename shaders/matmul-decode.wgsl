@@ -8,6 +8,7 @@
 // Registers: one number per column. What a loop carries costs a CPU adapter as much as four multiply-adds, so a column has
 // one sum, not a vec4 of them.
 // Measured: see src/kernels/matmul.ts.
+// Bench: not measured.
 
 const WORKGROUP_SIZE: u32 = 64u;
 const LANES: u32 = 1u;

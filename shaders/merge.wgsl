@@ -1,5 +1,6 @@
 // States -> one state: merges `splits` parts that lie split_stride apart into a state, and with is_first = 0 also what that
 // state holds already. Nothing is divided yet. One invocation per row.
+// Bench: not measured.
 
 const WORKGROUP_SIZE: u32 = 64u;
 

@@ -6,6 +6,7 @@
 // invocations read neighbouring words (a GPU joins such loads). On SwiftShader, two cores, runs read twice as fast; one, two or
 // four numbers a load, blocks behind one bounds check, and 4 to 16 loads a turn made no difference beyond noise there; eight sums cost
 // a tenth (what a loop carries is stored each turn).
+// Bench: not measured.
 
 const TURNS: u32 = 64u;
 const INTERLEAVED: bool = false;

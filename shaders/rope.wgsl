@@ -4,6 +4,7 @@
 //
 // Tiling: one invocation per pair (or per copied element) of one head of one token. No workgroup memory.
 // Measured: bound by memory; see src/kernels/rope.ts.
+// Bench: not measured.
 
 alias Elem = f32;
 const WORKGROUP_SIZE: u32 = 64u;
