@@ -101,14 +101,12 @@ async function checkAgain(turn: Turn, oracle: ModelOracle, shape: ModelAgainstCa
   turn.logits = (await turn.handle.answer({ logitsOf: benchPrompt(shape.promptTokens) })) as number[];
 }
 
-/** Opens, loads, checks and warms up one contender. */
+/** Opens, loads, warms up and checks one contender. */
 async function start(turn: Turn, oracle: ModelOracle, shape: ModelAgainstCase, job: ModelJob, o: AgainstOptions) {
   const now = o.now ?? (() => performance.now());
   await turn.handle.open();
   const { implementation } = await turn.handle.prepare("model-prefill", job);
   for (const phase of PHASES) turn.results[phase].implementation = implementation;
-  await check(turn, oracle, shape);
-  if (turn.isOut) return;
   const startMs = now();
   /** Once to compile, and again for the time, where that leaves time to measure. */
   const warmUp = async (phase: Phase): Promise<number> => {
@@ -117,6 +115,8 @@ async function start(turn: Turn, oracle: ModelOracle, shape: ModelAgainstCase, j
   };
   const prefillMs = await warmUp("prefill");
   const tokenMs = await warmUp("decode");
+  // Not before it has run by itself: what our questions make it allocate is not counted, and it may keep that for its own use.
+  await check(turn, oracle, shape);
   const most = Math.floor((o.contenderMs * DECODE_SHARE) / tokenMs);
   turn.sampleTokens = Math.max(1, Math.min(job.newTokens, most));
   turn.wanted = samplesWithin(o.contenderMs - (now() - startMs), prefillMs + tokenMs * turn.sampleTokens, o.repeats);
