@@ -76,7 +76,9 @@ export function ownBlocks(rows: readonly BenchResult[], heading: string): Blocks
 /** Where, when and how the section's documents were measured. */
 export function originBlocks({ adapter, documents }: Section): Blocks {
   const lines = documents.map(({ file, document }) => {
-    const versions = Object.entries(document.versions ?? {}).map(([name, version]) => `${name} ${version}`);
+    const versions = Object.entries(document.versions ?? {}).map(
+      ([name, version]) => `${name} ${version.replace(/^(?:Headless)?Chrome\//, "")}`,
+    );
     const facts = [
       document.date.slice(0, 16).replace("T", " "),
       document.machine,

@@ -3,7 +3,7 @@ import { BENCH_CASES } from "../../test/cases.ts";
 import type { BenchResult } from "../result-types.ts";
 import { contenderOf, duelsOf, isRight, type Section } from "./documents.ts";
 import { figure, markdownTable, mebibytes, percent, times } from "./format.ts";
-import { type Outcome, TARGETS } from "./targets.ts";
+import { type Outcome, outcomesOf, TARGETS } from "./targets.ts";
 
 const median = (row: BenchResult | undefined) => figure(row?.timeMs?.median);
 
@@ -172,7 +172,7 @@ export function targetTable(sections: readonly Section[]): string {
     sections
       .filter((section) => target.isFor(section))
       .map((section) => {
-        const outcomes = target.outcomes(section);
+        const outcomes = outcomesOf(target, section);
         const reached = outcomes.filter(({ isReached }) => isReached).length;
         const verdict =
           outcomes.length === 0

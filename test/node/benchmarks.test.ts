@@ -101,8 +101,9 @@ describe("the page", () => {
   });
 
   it("shows what misses its target", () => {
-    expect(text).toMatch(/Prefill at least 3x .* \| reached in 1 of 2 \| prefill-1024: 10x; \*\*prefill-2048: 2x\*\*/);
+    expect(text).toMatch(/Prefill at least 3x .* \| reached in 1 of 6 \| prefill-1024: 10x; \*\*prefill-2048: 2x\*\*/);
     expect(text).toMatch(/at least 55% of the FMA peak .* \*\*prefill-1024: 50%\*\*; prefill-2048: 56%/);
+    expect(text).toMatch(/Prefill at least 3x .* \*\*prefill-4096: not measured\*\*/);
     expect(text).toMatch(/Matmul, 1024 cubed.* \| not measured \|/);
   });
 
