@@ -8,6 +8,14 @@ const LANES_E: u32 = (VALUE_DIM + 3u) / 4u;
 @group(0) @binding(1) var<storage, read> parts: array<f32>;
 @group(0) @binding(5) var<storage, read_write> lse: array<f32>;
 
+/// Up to four elements of a part's acc from `at` on.
+fn part_lane(at: u32, lane: u32) -> vec4<f32> {
+  if (VALUE_DIM % 4u == 0u) { return vec4<f32>(parts[at], parts[at + 1u], parts[at + 2u], parts[at + 3u]); }
+  var elements = vec4<f32>();
+  for (var i = 0u; i < min(4u, VALUE_DIM - 4u * lane); i++) { elements[i] = parts[at + i]; }
+  return elements;
+}
+
 @compute @workgroup_size(WORKGROUP_SIZE)
 fn main(@builtin(global_invocation_id) id: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>) {
   let index = id.y * groups.x * WORKGROUP_SIZE + id.x;
@@ -33,7 +41,7 @@ fn main(@builtin(global_invocation_id) id: vec3<u32>, @builtin(num_workgroups) g
     let part_weight = weight(part_max, new_top);
     sum = sum * shrink + parts[at + params.sum_skip + row] * part_weight;
     acc *= shrink;
-    for (var i = 0u; i < min(4u, VALUE_DIM - 4u * lane); i++) { acc[i] += parts[at + acc_at + i] * part_weight; }
+    acc += part_lane(at + acc_at, lane) * part_weight;
     top = new_top;
   }
   let seen = sum > 0.0;

@@ -93,7 +93,7 @@ export class AttentionEngine {
     ]);
     const scratch = await allocate(device, {
       label: `${resolved.label} scratch`,
-      byteLength: Math.max(SPLIT_STATES, options.scratchTokens) * rowBytes,
+      byteLength: Math.max(splitStates(isCpu, resolved.kvHeads), options.scratchTokens) * rowBytes,
     });
     const other = standIn && { kernel: anyRows!, choice: standIn };
     return new AttentionEngine(device, resolved, choice, step, oneShot, fewRows, other, merger, scratch, isCpu);
@@ -116,13 +116,16 @@ export class AttentionEngine {
     return Math.floor(this.scratch.size / 4 / stateElements(this.resolved, 1, 1).total);
   }
 
-  /** How often a piece's keys are split so that the device has enough to do; 1 for not at all. */
+  /**
+   * Into how many parts a piece's keys are split so that the device has enough to do; 0 where not even one pays, or the
+   * scratch does not hold its state.
+   */
   splitsFor(piece: AttentionPiece): number {
     const { rows } = this.fewFor(piece).choice;
     const units = piece.batch * piece.kvHeads * Math.ceil((piece.seqLen * this.resolved.group) / rows);
-    const wanted = Math.floor((this.isCpu ? SPLIT_UNITS_CPU : SPLIT_UNITS_GPU) / units);
+    const wanted = Math.max(1, Math.floor(splitUnits(this.isCpu) / units));
     const room = Math.floor(this.scratch.size / 4 / stateElements(this.resolved, piece.batch, piece.seqLen).total);
-    return Math.max(1, Math.min(wanted, room, Math.floor(piece.kvLen / SPLIT_MIN_KEYS)));
+    return Math.min(wanted, room, Math.floor(piece.kvLen / SPLIT_MIN_KEYS));
   }
 
   /** Output and lse of a piece that meets all of its keys at once, without a state. */
@@ -250,8 +253,16 @@ const MOST_TILES = 2;
 const SPLIT_UNITS_CPU = 64;
 const SPLIT_UNITS_GPU = 8192;
 const SPLIT_MIN_KEYS = 64;
-/** States of one query token that the scratch holds at least. */
+/** States of one query token that the scratch holds at least: a batch of so many is decoded without prefill's kernel. */
+const MIN_SPLIT_STATES = 16;
+/** States of one query token that the scratch holds at most for splits. */
 const SPLIT_STATES = 64;
+
+const splitUnits = (isCpu: boolean): number => (isCpu ? SPLIT_UNITS_CPU : SPLIT_UNITS_GPU);
+
+/** States of one query token that the scratch holds for splits: twice what one token wants, for there may be a few. */
+const splitStates = (isCpu: boolean, kvHeads: number): number =>
+  Math.min(SPLIT_STATES, Math.max(MIN_SPLIT_STATES, 2 * Math.ceil(splitUnits(isCpu) / kvHeads)));
 
 /** What runs few rows of any number and anywhere in memory, in place of a kernel that reads inputs itself. */
 function standInFor(device: GPUDevice, resolved: ResolvedAttention): AttentionKernelChoice {

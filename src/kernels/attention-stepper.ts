@@ -104,7 +104,7 @@ class Stepper implements AttentionStepper {
         };
         const keeps = !isFirst || index > 0;
         const splits = pieces.length > 1 ? 1 : engine.splitsFor(piece);
-        if (splits === 1) {
+        if (splits < 2) {
           engine.encodeStep(target, call, piece, place, !keeps);
           continue;
         }

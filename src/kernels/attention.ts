@@ -152,7 +152,7 @@ class SingleAttention implements Attention {
     return call;
   }
 
-  /** Few rows: the keys are split. False where that does not pay. */
+  /** Few rows: the keys are split, and the kernel is one for few rows. False where that does not pay. */
   private encodeSplit(
     engine: AttentionEngine,
     target: CommandTarget,
@@ -160,9 +160,10 @@ class SingleAttention implements Attention {
     { blocks }: QueryPiece,
   ): boolean {
     const piece = blocks[0]!;
-    if (piece.seqLen > DECODE_TOKENS && piece.seqLen * this.resolved.group >= FEW_ROWS_BELOW) return false;
+    const isFew = piece.seqLen * this.resolved.group < FEW_ROWS_BELOW;
+    if (piece.seqLen > DECODE_TOKENS && !isFew) return false;
     const splits = engine.splitsFor(piece);
-    if (splits < 2) return false;
+    if (splits < (isFew ? 1 : 2)) return false;
     engine.encodeSplit(target, call, piece, splits);
     return true;
   }

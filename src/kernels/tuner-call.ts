@@ -81,7 +81,7 @@ export class TrialCall {
   /** Encodes one run. */
   encode(engine: AttentionEngine, encoder: GPUCommandEncoder): void {
     if (this.work === "many-rows") engine.encodeOneShot(encoder, this.call, this.piece);
-    else engine.encodeSplit(encoder, this.call, this.piece, engine.splitsFor(this.piece));
+    else engine.encodeSplit(encoder, this.call, this.piece, Math.max(1, engine.splitsFor(this.piece)));
   }
 
   /** Forgets what the last candidate answered: one that writes nothing must not pass by its predecessor's result. */
