@@ -6,10 +6,10 @@
  * shaders/matmul*.wgsl). GELU and the like: `down(activation(up(x)))`, the activation fused into the first product.
  */
 import { ShapeError } from "../errors.ts";
-import { allocate, type BufferSource, release } from "../gpu/buffers.ts";
+import { allocate, type BufferSource, release, viewOf } from "../gpu/buffers.ts";
 import { expectF16 } from "../gpu/device.ts";
 import type { CommandTarget } from "../gpu/dispatch.ts";
-import { BYTES_PER_ELEMENT, type Dtype, expectInteger, type WeightDtype } from "../shape.ts";
+import { BYTES_PER_ELEMENT, type Dtype, expectInteger, expectOneOf, type WeightDtype } from "../shape.ts";
 import { type Activation, createMatmul, type MatmulDesign } from "./matmul.ts";
 import { partOf } from "./matmul-options.ts";
 
@@ -28,6 +28,8 @@ export interface MlpOptions {
   hasBias?: boolean;
   /** Type of input, output and intermediate; sums are f32. Default "f32". */
   dtype?: Dtype;
+  /** Whose the intermediate activation's memory is: with "caller", every call brings it. Default "own". */
+  scratch?: "own" | "caller";
   /** See {@link MatmulDesign}. Default "auto". */
   design?: MatmulDesign;
   label?: string;
@@ -50,6 +52,8 @@ export interface MlpTensors {
   gateBias?: BufferSource;
   upBias?: BufferSource;
   downBias?: BufferSource;
+  /** `[chunk, F]` of at most `mlpChunkSize` tokens, with scratch "caller": chunks are as long as it is. */
+  scratch?: BufferSource;
   /** Add to what the output holds (the residual stream) instead of replacing it. Default false. */
   accumulate?: boolean;
 }
@@ -57,7 +61,7 @@ export interface MlpTensors {
 /** A compiled MLP with its scratch buffer; see {@link createMlp}. */
 export interface Mlp {
   readonly options: Readonly<MlpOptions>;
-  /** Bytes of the intermediate activation: all the memory that a call takes beyond its tensors, at any T. */
+  /** Bytes of the intermediate activation of a whole chunk: all the memory that a call takes beyond its tensors, at any T. */
   readonly scratchByteLength: number;
   /** Encodes the chunks one after another. @throws {ShapeError} where a tensor is too small, missing or too many. */
   encode(target: CommandTarget, tensors: MlpTensors): void;
@@ -73,8 +77,8 @@ export const mlpFlops = (
 ): number => 2 * tokens * options.hiddenSize * options.intermediateSize * (options.gated ? 3 : 2);
 
 /**
- * Compiles an MLP and allocates its scratch buffer.
- * @throws {OptionError} for sizes that are not positive integers. @throws {GpuMemoryError} where the scratch does not fit.
+ * Compiles an MLP and, unless the caller brings it, allocates its scratch buffer.
+ * @throws {OptionError} for sizes that are not positive integers, and an unknown choice. @throws {GpuMemoryError} where the scratch does not fit.
  */
 export async function createMlp(device: GPUDevice, options: MlpOptions): Promise<Mlp> {
   const where = options.label ? `mlp("${options.label}")` : "mlp";
@@ -88,21 +92,32 @@ export async function createMlp(device: GPUDevice, options: MlpOptions): Promise
   const second = await createMatmul(device, { ...shared, label: `${where} down` });
   const bytes = BYTES_PER_ELEMENT[dtype];
   const scratchByteLength = chunkSize * intermediateSize * bytes;
-  const scratch = await allocate(device, { label: `${where} intermediate`, byteLength: scratchByteLength });
+  const isOwn = expectOneOf(where, "scratch", options.scratch ?? "own", ["own", "caller"]) === "own";
+  const own = isOwn
+    ? await allocate(device, { label: `${where} intermediate`, byteLength: scratchByteLength })
+    : undefined;
 
   function encode(target: CommandTarget, tensors: MlpTensors): void {
     const tokens = expectInteger(where, "tokens", tensors.tokens, 0);
     for (const [name, isWanted] of [
       ["gate", gated],
       ["gateBias", gated && hasBias],
+      ["scratch", !isOwn],
     ] as const)
       if (Boolean(isWanted) !== Boolean(tensors[name]))
         throw new ShapeError(`${where}: expected ${isWanted ? "a" : "no"} ${name}, got ${isWanted ? "none" : "one"}`);
     const weights = gated
       ? { weight: tensors.gate!, upWeight: tensors.up, bias: tensors.gateBias, upBias: tensors.upBias }
       : { weight: tensors.up, bias: tensors.upBias };
-    for (let token = 0; token < tokens; token += chunkSize) {
-      const rows = Math.min(chunkSize, tokens - token);
+    const scratch = own ?? tensors.scratch!;
+    const room = Math.floor(viewOf(scratch).byteLength / (intermediateSize * bytes));
+    if (room === 0)
+      throw new ShapeError(
+        `${where}: expected scratch of at least one token (${intermediateSize * bytes} bytes), got ${viewOf(scratch).byteLength} bytes`,
+      );
+    const chunk = Math.min(chunkSize, room);
+    for (let token = 0; token < tokens; token += chunk) {
+      const rows = Math.min(chunk, tokens - token);
       const part = (name: string, source: BufferSource) =>
         partOf(where, name, source, token * hiddenSize * bytes, rows * hiddenSize * bytes);
       const input = part("input", tensors.input);
@@ -116,6 +131,6 @@ export async function createMlp(device: GPUDevice, options: MlpOptions): Promise
     }
   }
 
-  const destroy = () => release(scratch);
+  const destroy = () => release(own);
   return { options, scratchByteLength, encode, destroy, [Symbol.dispose]: destroy };
 }

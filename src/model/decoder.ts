@@ -35,6 +35,8 @@ export interface Activations {
   readonly value: GPUBuffer;
   /** Attention's output, `[chunk, H, D]`. */
   readonly attended: GPUBuffer;
+  /** Between the MLP's products, `[chunk of the MLP, F]`. */
+  readonly intermediate: GPUBuffer;
   /** `[V]`, of one row. */
   readonly logits: GPUBuffer;
   release(): void;
@@ -116,7 +118,7 @@ export async function createDecoder(
       byDtype.set(weightDtype, { matmul, matmulBias, norm });
     };
     const mlpForDtype = async (weightDtype: WeightDtype) =>
-      mlps.set(weightDtype, await keep(createMlp(device, { ...sizes, weightDtype })));
+      mlps.set(weightDtype, await keep(createMlp(device, { ...sizes, weightDtype, scratch: "caller" })));
     const work = [
       keep(createRope(device, { headDim })),
       keep(createEmbed(device, { weightDtype: embedDtype })),
@@ -129,7 +131,7 @@ export async function createDecoder(
     // The weights may be gone by now.
     signal.throwIfAborted();
     const [rope, embed] = await Promise.all([work[0], work[1]]);
-    return new Decoder(device, config, weights, { byDtype, mlps, rope, embed, made });
+    return new Decoder(device, config, weights, { byDtype, mlps, rope, embed, made, mlpChunkSize });
   } catch (error) {
     for (const kernel of made) kernel.destroy?.();
     throw error;
@@ -154,6 +156,7 @@ export class Decoder {
       rope: Rope;
       embed: Embed;
       made: readonly Destroyable[];
+      mlpChunkSize: number;
     },
   ) {
     this.layerCount = config.layerCount;
@@ -165,7 +168,7 @@ export class Decoder {
 
   /** Takes memory for chunks of up to `chunkSize` tokens. @throws {GpuMemoryError} */
   async createActivations(chunkSize: number): Promise<Activations> {
-    const { hiddenSize, heads, kvHeads, headDim, vocabSize } = this.config;
+    const { hiddenSize, intermediateSize, heads, kvHeads, headDim, vocabSize } = this.config;
     const widths = {
       ids: 1,
       rope: headDim,
@@ -177,8 +180,11 @@ export class Decoder {
       attended: heads * headDim,
     };
     const list = Object.entries(widths).map(([label, width]) => ({ label, byteLength: chunkSize * width * 4 }));
-    const buffers = await allocateAll(this.device, [...list, { label: "logits", byteLength: vocabSize * 4 }]);
-    const named = Object.fromEntries([...Object.keys(widths), "logits"].map((name, index) => [name, buffers[index]!]));
+    const mlpTokens = Math.min(chunkSize, this.kernels.mlpChunkSize);
+    list.push({ label: "intermediate", byteLength: mlpTokens * intermediateSize * 4 });
+    list.push({ label: "logits", byteLength: vocabSize * 4 });
+    const buffers = await allocateAll(this.device, list);
+    const named = Object.fromEntries(list.map(({ label }, index) => [label, buffers[index]!]));
     return {
       ...(named as unknown as Omit<Activations, "chunkSize" | "release">),
       chunkSize,
@@ -267,6 +273,7 @@ export class Decoder {
       gateBias: gate.bias?.buffer,
       upBias: up.bias?.buffer,
       downBias: down.bias?.buffer,
+      scratch: activations.intermediate,
       accumulate: true,
     });
   }

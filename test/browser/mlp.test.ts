@@ -26,6 +26,8 @@ interface Case {
   accumulate: boolean;
   weightDtype: WeightDtype;
   design: MatmulDesign;
+  /** Tokens of the scratch that the caller brings. */
+  scratchTokens?: number;
 }
 
 async function check(c: Case): Promise<void> {
@@ -42,7 +44,8 @@ async function check(c: Case): Promise<void> {
   };
   const input = randomTensor(tokens * hiddenSize, "f32", 7, 2).values;
   const residual = randomTensor(tokens * hiddenSize, "f32", 8).values;
-  using mlp = await createMlp(device, c);
+  using mlp = await createMlp(device, { ...c, scratch: c.scratchTokens ? "caller" : "own" });
+  const scratch = c.scratchTokens ? await zeros(device, "scratch", c.scratchTokens * intermediateSize) : undefined;
   const names = Object.entries(tensors).filter((entry): entry is [string, Tensor] => Boolean(entry[1]));
   const buffers: Record<string, GPUBuffer> = {};
   for (const [name, tensor] of names) buffers[name] = await upload(device, name, tensor.bytes);
@@ -50,10 +53,11 @@ async function check(c: Case): Promise<void> {
   const y = await upload(device, "y", residual);
   const weights = buffers as { up: GPUBuffer; down: GPUBuffer };
   submit(device, (encoder) =>
-    mlp.encode(encoder, { input: x, output: y, tokens, accumulate: c.accumulate, ...weights }),
+    mlp.encode(encoder, { input: x, output: y, tokens, accumulate: c.accumulate, scratch, ...weights }),
   );
   const got = await readFloats(device, y, tokens * hiddenSize);
   for (const buffer of [x, y, ...Object.values(buffers)]) release(buffer);
+  if (scratch) release(scratch);
   const call = {
     ...{ ...c, input, residual: c.accumulate ? residual : undefined },
     ...{ up: tensors.up.values, down: tensors.down.values, gate: tensors.gate?.values },
@@ -69,6 +73,19 @@ const base: Case = {
 
 it("SwiGLU over chunks, onto the residual, in every design", async () => {
   for (const design of ["register", "subgroup", "tile", "decode"] as const) await check({ ...base, design });
+});
+
+it("uses the caller's memory between its products, however little that is", async () => {
+  for (const scratchTokens of [1, 5, 100]) await check({ ...base, scratchTokens });
+  const held = ledgerOf(device).total.bytes;
+  using mlp = await createMlp(device, { ...base, scratch: "caller" });
+  expect(ledgerOf(device).total.bytes).toBe(held);
+  const [x, tiny] = [await zeros(device, "x", 24), await zeros(device, "tiny", 4)];
+  const tensors = { input: x, output: x, tokens: 1, gate: x, up: x, down: x };
+  const encode = (scratch?: GPUBuffer) => submit(device, (encoder) => mlp.encode(encoder, { ...tensors, scratch }));
+  expect(() => encode()).toThrow("expected a scratch, got none");
+  expect(() => encode(tiny)).toThrow("expected scratch of at least one token (208 bytes), got 16 bytes");
+  for (const buffer of [x, tiny]) release(buffer);
 });
 
 it("GELU, erf and tanh, with biases", async () => {
