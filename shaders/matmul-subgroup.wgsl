@@ -1,14 +1,21 @@
 // output[m, n] = activation(sum_k input[m, k] * weight[n, k] + bias[n]), or with GATED activation(x . gate) * (x . up):
 // the weight row-major [outFeatures, inFeatures], as Hugging Face stores a Linear.
 //
-// Design "subgroup", for adapters with subgroups of exactly 4 lanes (SwiftShader), where a storage load costs four scalar
-// loads and a lane exchange next to nothing: no workgroup memory, no barriers.
-// Tiling: one subgroup computes 16 rows x 32 columns (with GATED 16 of gate and 16 of up). Each lane has 8 columns of its
-// own and loads every fourth row of the input, which all four lanes then share by broadcast.
-// Registers: 32 vec4 sums, 8 vec4 of weights, 4 of input.
+// Design "subgroup", for adapters that run on the CPU and have subgroups of at least 4 lanes (SwiftShader, lavapipe), where a
+// storage load costs a branch per lane and an exchange in a quad next to nothing: no workgroup memory, no barriers.
+// Tiling: four lanes compute 16 rows x 4 * COLUMNS columns (with GATED half of gate and half of up). Each lane has COLUMNS
+// columns of its own and loads every fourth row of the input; the others' rows it takes by quadSwap, so row i of four is in
+// lane l the row (i ^ l).
+// Registers: 32 vec4 sums (half of each unused where COLUMNS is 4), 16 vec4 of input, 1 of weights.
+// The order is what SwiftShader's compiler makes the least code of: rows first, then each column's weights just before its
+// sixteen dot products, each dot(row, weights). A turn is 53 KB of code there; beyond an instruction cache of 64 KB all
+// gains of a larger tile are lost.
 // Measured: see src/kernels/matmul.ts.
+// Bench: not measured.
 
 const WORKGROUP_SIZE: u32 = 32u;
+const COLUMNS: u32 = 8u; // 4 or 8
+const HALF: u32 = COLUMNS / 2u;
 
 @compute @workgroup_size(WORKGROUP_SIZE)
 fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) local: u32) {
@@ -16,7 +23,7 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) lo
   let tile = ((group.y * sizes.groups_x + group.x) * WORKGROUP_SIZE + local) / 4u;
   let lane = local % 4u;
   let row = tile / sizes.column_tiles * 16u;
-  let columns = select(8u, 4u, GATED);
+  let columns = select(COLUMNS, HALF, GATED);
   let column = (tile % sizes.column_tiles * 4u + lane) * columns;
   let last_row = sizes.rows - 1u;
   let last = sizes.out_features - 1u;
@@ -29,7 +36,7 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) lo
   let w1_at = sizes.weight_start + min(column + 1u, last) * width;
   let w2_at = sizes.weight_start + min(column + 2u, last) * width;
   let w3_at = sizes.weight_start + min(column + 3u, last) * width;
-  let high = select(column + 4u, column, GATED);
+  let high = select(column + HALF, column, GATED);
   let high_start = select(sizes.weight_start, sizes.up_start, GATED);
   let w4_at = high_start + min(high + 0u, last) * width;
   let w5_at = high_start + min(high + 1u, last) * width;
@@ -119,40 +126,6 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) lo
     low13.y += dot(x13, w1);
     low14.y += dot(x14, w1);
     low15.y += dot(x15, w1);
-    let w2 = weight4(w2_at + k, left);
-    low0.z += dot(x0, w2);
-    low1.z += dot(x1, w2);
-    low2.z += dot(x2, w2);
-    low3.z += dot(x3, w2);
-    low4.z += dot(x4, w2);
-    low5.z += dot(x5, w2);
-    low6.z += dot(x6, w2);
-    low7.z += dot(x7, w2);
-    low8.z += dot(x8, w2);
-    low9.z += dot(x9, w2);
-    low10.z += dot(x10, w2);
-    low11.z += dot(x11, w2);
-    low12.z += dot(x12, w2);
-    low13.z += dot(x13, w2);
-    low14.z += dot(x14, w2);
-    low15.z += dot(x15, w2);
-    let w3 = weight4(w3_at + k, left);
-    low0.w += dot(x0, w3);
-    low1.w += dot(x1, w3);
-    low2.w += dot(x2, w3);
-    low3.w += dot(x3, w3);
-    low4.w += dot(x4, w3);
-    low5.w += dot(x5, w3);
-    low6.w += dot(x6, w3);
-    low7.w += dot(x7, w3);
-    low8.w += dot(x8, w3);
-    low9.w += dot(x9, w3);
-    low10.w += dot(x10, w3);
-    low11.w += dot(x11, w3);
-    low12.w += dot(x12, w3);
-    low13.w += dot(x13, w3);
-    low14.w += dot(x14, w3);
-    low15.w += dot(x15, w3);
     let w4 = high_weight4(w4_at + k, left);
     high0.x += dot(x0, w4);
     high1.x += dot(x1, w4);
@@ -187,40 +160,76 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) lo
     high13.y += dot(x13, w5);
     high14.y += dot(x14, w5);
     high15.y += dot(x15, w5);
-    let w6 = high_weight4(w6_at + k, left);
-    high0.z += dot(x0, w6);
-    high1.z += dot(x1, w6);
-    high2.z += dot(x2, w6);
-    high3.z += dot(x3, w6);
-    high4.z += dot(x4, w6);
-    high5.z += dot(x5, w6);
-    high6.z += dot(x6, w6);
-    high7.z += dot(x7, w6);
-    high8.z += dot(x8, w6);
-    high9.z += dot(x9, w6);
-    high10.z += dot(x10, w6);
-    high11.z += dot(x11, w6);
-    high12.z += dot(x12, w6);
-    high13.z += dot(x13, w6);
-    high14.z += dot(x14, w6);
-    high15.z += dot(x15, w6);
-    let w7 = high_weight4(w7_at + k, left);
-    high0.w += dot(x0, w7);
-    high1.w += dot(x1, w7);
-    high2.w += dot(x2, w7);
-    high3.w += dot(x3, w7);
-    high4.w += dot(x4, w7);
-    high5.w += dot(x5, w7);
-    high6.w += dot(x6, w7);
-    high7.w += dot(x7, w7);
-    high8.w += dot(x8, w7);
-    high9.w += dot(x9, w7);
-    high10.w += dot(x10, w7);
-    high11.w += dot(x11, w7);
-    high12.w += dot(x12, w7);
-    high13.w += dot(x13, w7);
-    high14.w += dot(x14, w7);
-    high15.w += dot(x15, w7);
+    if (COLUMNS == 8u) {
+      let w2 = weight4(w2_at + k, left);
+      low0.z += dot(x0, w2);
+      low1.z += dot(x1, w2);
+      low2.z += dot(x2, w2);
+      low3.z += dot(x3, w2);
+      low4.z += dot(x4, w2);
+      low5.z += dot(x5, w2);
+      low6.z += dot(x6, w2);
+      low7.z += dot(x7, w2);
+      low8.z += dot(x8, w2);
+      low9.z += dot(x9, w2);
+      low10.z += dot(x10, w2);
+      low11.z += dot(x11, w2);
+      low12.z += dot(x12, w2);
+      low13.z += dot(x13, w2);
+      low14.z += dot(x14, w2);
+      low15.z += dot(x15, w2);
+      let w3 = weight4(w3_at + k, left);
+      low0.w += dot(x0, w3);
+      low1.w += dot(x1, w3);
+      low2.w += dot(x2, w3);
+      low3.w += dot(x3, w3);
+      low4.w += dot(x4, w3);
+      low5.w += dot(x5, w3);
+      low6.w += dot(x6, w3);
+      low7.w += dot(x7, w3);
+      low8.w += dot(x8, w3);
+      low9.w += dot(x9, w3);
+      low10.w += dot(x10, w3);
+      low11.w += dot(x11, w3);
+      low12.w += dot(x12, w3);
+      low13.w += dot(x13, w3);
+      low14.w += dot(x14, w3);
+      low15.w += dot(x15, w3);
+      let w6 = high_weight4(w6_at + k, left);
+      high0.z += dot(x0, w6);
+      high1.z += dot(x1, w6);
+      high2.z += dot(x2, w6);
+      high3.z += dot(x3, w6);
+      high4.z += dot(x4, w6);
+      high5.z += dot(x5, w6);
+      high6.z += dot(x6, w6);
+      high7.z += dot(x7, w6);
+      high8.z += dot(x8, w6);
+      high9.z += dot(x9, w6);
+      high10.z += dot(x10, w6);
+      high11.z += dot(x11, w6);
+      high12.z += dot(x12, w6);
+      high13.z += dot(x13, w6);
+      high14.z += dot(x14, w6);
+      high15.z += dot(x15, w6);
+      let w7 = high_weight4(w7_at + k, left);
+      high0.w += dot(x0, w7);
+      high1.w += dot(x1, w7);
+      high2.w += dot(x2, w7);
+      high3.w += dot(x3, w7);
+      high4.w += dot(x4, w7);
+      high5.w += dot(x5, w7);
+      high6.w += dot(x6, w7);
+      high7.w += dot(x7, w7);
+      high8.w += dot(x8, w7);
+      high9.w += dot(x9, w7);
+      high10.w += dot(x10, w7);
+      high11.w += dot(x11, w7);
+      high12.w += dot(x12, w7);
+      high13.w += dot(x13, w7);
+      high14.w += dot(x14, w7);
+      high15.w += dot(x15, w7);
+    }
   }
   // One turn of a loop, so that SwiftShader does not fill the array in every turn of the loop above; and it is indexed in a
   // loop, for written out, `store` would be compiled 128 times over.
@@ -244,9 +253,9 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) lo
       low15, high15,
     );
     for (var r = 0u; r < 16u; r++) {
-      for (var c = 0u; c < select(8u, 4u, GATED); c++) {
-        let at = select(column + c, high + c - 4u, c >= 4u);
-        store(row + (r ^ lane), at, sums[2u * r + c / 4u][c % 4u], sums[2u * r + 1u][c % 4u]);
+      for (var c = 0u; c < columns; c++) {
+        let at = select(column, high, c >= HALF) + c % HALF;
+        store(row + (r ^ lane), at, sums[2u * r + c / HALF][c % HALF], sums[2u * r + 1u][c % HALF]);
       }
     }
   }

@@ -7,7 +7,7 @@ import { BYTES_PER_ELEMENT, type Dtype, expectInteger, type WeightDtype } from "
 export type Activation = "none" | "silu" | "gelu" | "gelu_tanh" | "relu";
 
 /**
- * Which kernel: `register` and `subgroup` (no barriers; `subgroup` needs subgroups of exactly 4 lanes) for adapters that run
+ * Which kernel: `register` and `subgroup` (no barriers; `subgroup` needs subgroups of at least 4 lanes) for adapters that run
  * on the CPU, `tile` (workgroup memory) for GPUs, `decode` for few rows; `auto` chooses by adapter and rows.
  */
 export type MatmulDesign = "auto" | "register" | "subgroup" | "tile" | "decode";

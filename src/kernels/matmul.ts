@@ -43,21 +43,37 @@ type Design = Exclude<MatmulDesign, "auto">;
 /** Rows up to which a call is bound by reading the weight, so that the decode kernel runs it. */
 const DECODE_ROWS = 4;
 
-/** Invocations per workgroup, and rows and columns per tile with how many invocations share one. */
-const DESIGNS: Readonly<Record<Design, { workgroup: number; rows: number; columns: number; lanes: number }>> = {
-  register: { workgroup: 32, rows: 8, columns: 8, lanes: 1 },
-  subgroup: { workgroup: 32, rows: 16, columns: 32, lanes: 4 },
-  tile: { workgroup: 64, rows: 64, columns: 64, lanes: 64 },
-  // With how many invocations share a tile of how many columns: see DECODE.
-  decode: { workgroup: 64, rows: 1, columns: 8, lanes: 1 },
-};
+/** How a kernel shares out its work. */
+interface Tiling {
+  /** Invocations per workgroup. */
+  workgroup: number;
+  /** Rows and columns per tile, and how many invocations share one. */
+  rows: number;
+  columns: number;
+  lanes: number;
+  /** Knobs and `lib/` files of this tiling. */
+  knobs?: Readonly<Record<string, number>>;
+  lib?: readonly KernelSource[];
+}
 
-/** How the decode kernel shares out its work: on GPUs, and on CPU adapters with and without quads of lanes. */
-const DECODE = {
-  gpu: { lanes: 32, columns: 4, sums: MATMUL_SUMS.tree },
-  quads: { lanes: 4, columns: 8, sums: MATMUL_SUMS.quad },
-  plain: { lanes: 1, columns: 8, sums: MATMUL_SUMS.tree },
-} as const;
+/**
+ * Tilings by design; of `subgroup` and `decode` there are several, see {@link tilingOf}. Narrow tiles for LLVM (lavapipe): twice
+ * as wide ones were no faster there and took 7 s to compile instead of 2 s.
+ */
+const TILINGS = {
+  register: { workgroup: 32, rows: 8, columns: 8, lanes: 1 },
+  tile: { workgroup: 64, rows: 64, columns: 64, lanes: 64 },
+  subgroupOf4: { workgroup: 32, rows: 16, columns: 32, lanes: 4, knobs: { COLUMNS: 8 } },
+  subgroup: { workgroup: 32, rows: 16, columns: 16, lanes: 4, knobs: { COLUMNS: 4 } },
+  decodeGpu: { workgroup: 64, rows: 1, ...decodeBy(32, 4), lib: [MATMUL_SUMS.tree] },
+  decodeQuads: { workgroup: 64, rows: 1, ...decodeBy(4, 8), lib: [MATMUL_SUMS.quad] },
+  decode: { workgroup: 64, rows: 1, ...decodeBy(1, 8), lib: [MATMUL_SUMS.tree] },
+} satisfies Record<string, Tiling>;
+
+function decodeBy(lanes: number, columns: number) {
+  return { lanes, columns, knobs: { LANES: lanes, COLUMNS: columns } };
+}
+
 const WEIGHT_FORMATS = { f32: 0, f16: 1, bf16: 2 } as const;
 const ACTIVATIONS = { none: 0, silu: 1, gelu: 2, gelu_tanh: 3, relu: 4 } as const;
 
@@ -71,19 +87,25 @@ export interface Matmul {
   encode(target: CommandTarget, tensors: MatmulTensors): void;
 }
 
-/** The design for many rows on this device. */
-function chooseDesign(device: GPUDevice): Design {
-  const adapter = describeAdapter(device);
-  if (!adapter.isCpu) return "tile";
-  const hasFourLanes = adapter.hasSubgroups && adapter.subgroupMinSize === 4 && adapter.subgroupMaxSize === 4;
-  return hasFourLanes ? "subgroup" : "register";
+/** Whether four invocations that follow each other can exchange what they hold. */
+function hasQuads(device: GPUDevice): boolean {
+  const { hasSubgroups, subgroupMinSize } = describeAdapter(device);
+  return hasSubgroups && subgroupMinSize >= 4;
 }
 
-/** How few rows are shared out on this device. */
-function chooseDecode(device: GPUDevice): keyof typeof DECODE {
-  const adapter = describeAdapter(device);
-  if (!adapter.isCpu) return "gpu";
-  return adapter.hasSubgroups && adapter.subgroupMinSize >= 4 ? "quads" : "plain";
+/** The design for many rows on this device. */
+function chooseDesign(device: GPUDevice): Design {
+  if (!describeAdapter(device).isCpu) return "tile";
+  return hasQuads(device) ? "subgroup" : "register";
+}
+
+/** How a design shares out its work on this device. */
+function tilingOf(device: GPUDevice, design: Design): Tiling {
+  const { isCpu, subgroupMaxSize } = describeAdapter(device);
+  if (design === "subgroup") return subgroupMaxSize === 4 ? TILINGS.subgroupOf4 : TILINGS.subgroup;
+  if (design !== "decode") return TILINGS[design];
+  if (!isCpu) return TILINGS.decodeGpu;
+  return hasQuads(device) ? TILINGS.decodeQuads : TILINGS.decode;
 }
 
 /**
@@ -111,19 +133,19 @@ export async function createMatmul(device: GPUDevice, options: MatmulOptions): P
     "decode",
   ]);
   const adapter = describeAdapter(device);
-  if (forced === "subgroup" && chooseDesign(device) !== "subgroup")
+  if (forced === "subgroup" && !hasQuads(device))
     throw new OptionError(
-      `${where}: expected a device with subgroups of exactly 4 lanes for design "subgroup", got ${adapter.name} with ${adapter.subgroupMinSize} to ${adapter.subgroupMaxSize}`,
+      `${where}: expected a device with subgroups of at least 4 lanes for design "subgroup", got ${adapter.name} with ${adapter.subgroupMinSize} to ${adapter.subgroupMaxSize}`,
     );
   const manyRows = forced === "auto" ? chooseDesign(device) : forced;
-  const decode = DECODE[chooseDecode(device)];
   const { gated = false, hasBias = false } = options;
   const bytes = BYTES_PER_ELEMENT[dtype];
   const weightBytes = BYTES_PER_ELEMENT[weightDtype];
 
   const compile = (design: Design, isGrouped: boolean): Promise<Kernel> => {
-    const lib = [...(isGrouped ? MATMUL_GROUPED : MATMUL_ODD), ...(design === "decode" ? [decode.sums] : [])];
-    const kernel: KernelSource = { ...MATMUL[design], lib };
+    const { knobs, lib = [] } = tilingOf(device, design);
+    const reading = isGrouped ? MATMUL_GROUPED : MATMUL_ODD;
+    const kernel: KernelSource = { ...MATMUL[design], lib: [...reading, ...lib] };
     const source = specialize(kernel, {
       InputGroup: isGrouped ? `vec4<${dtype}>` : dtype,
       OutputElem: dtype,
@@ -131,7 +153,7 @@ export async function createMatmul(device: GPUDevice, options: MatmulOptions): P
       GATED: gated,
       ACTIVATION: ACTIVATIONS[activation],
       ...(isGrouped && weightDtype !== "f32" ? { WeightGroup: "vec2<u32>", WEIGHT_WORDS: 2 } : {}),
-      ...(design === "decode" ? { LANES: decode.lanes, COLUMNS: decode.columns } : {}),
+      ...knobs,
     });
     const label = `${kernel.file} ${weightDtype}${gated ? " gated" : ""}${isGrouped ? "" : " odd"}`;
     return getKernel(device, {
@@ -147,6 +169,11 @@ export async function createMatmul(device: GPUDevice, options: MatmulOptions): P
   const kernels = {
     many: { grouped: await compile(manyRows, true), odd: await compile(oddRows, false) },
     few: { grouped: await compile(fewRows, true), odd: await compile(fewRows, false) },
+  };
+  const tilings = {
+    few: tilingOf(device, fewRows),
+    many: tilingOf(device, manyRows),
+    odd: tilingOf(device, oddRows),
   };
   const mostBytes = device.limits.maxStorageBufferBindingSize - device.limits.minStorageBufferOffsetAlignment;
   const unused: AlignedBinding = { binding: { buffer: placeholder(device) }, skipBytes: 0 };
@@ -182,11 +209,10 @@ export async function createMatmul(device: GPUDevice, options: MatmulOptions): P
     const starts = [input.skipBytes / bytes, weight.skipBytes / weightBytes, upWeight.skipBytes / weightBytes] as const;
     const isGrouped = [inFeatures, inputStride, ...starts].every((elements) => elements % 4 === 0);
     const isFew = forced === "auto" && part.rows <= DECODE_ROWS;
-    const name = isFew ? fewRows : isGrouped ? manyRows : oddRows;
-    const design = { ...DESIGNS[name], ...(name === "decode" ? decode : {}) };
-    const columnTiles = Math.ceil(part.columns / (gated ? design.columns / 2 : design.columns));
-    const tiles = Math.ceil(part.rows / design.rows) * columnTiles;
-    const workgroups = spreadWorkgroups(device, Math.ceil((tiles * design.lanes) / design.workgroup));
+    const tiling = tilings[isFew ? "few" : isGrouped ? "many" : "odd"];
+    const columnTiles = Math.ceil(part.columns / (gated ? tiling.columns / 2 : tiling.columns));
+    const tiles = Math.ceil(part.rows / tiling.rows) * columnTiles;
+    const workgroups = spreadWorkgroups(device, Math.ceil((tiles * tiling.lanes) / tiling.workgroup));
     const sizes = [
       ...[part.rows, inFeatures, part.columns, tensors.accumulate ? 1 : 0],
       ...[starts[0], inputStride, output.skipBytes / bytes, outputStride],
