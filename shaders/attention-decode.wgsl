@@ -1,6 +1,22 @@
-// Attention for one query token (decode): the four invocations of a quad share a K/V head and a run of its keys, each holds
-// a quarter of every row, and the keys are split over quads (`splits`); each split has a state of its own, which
-// finalize.wgsl or merge.wgsl merges (as in Flash-Decoding). Rows are the query heads that share the K/V head.
+// Attention for one query token (decode), for CPU adapters with subgroups of 4 or more: the four invocations of a quad share a
+// K/V head and a run of its keys, each holds a quarter of every row, and the keys are split over quads (`splits`); each split has
+// a state of its own, which finalize.wgsl or merge.wgsl merges (as in Flash-Decoding). Rows are the query heads that share the
+// K/V head, so that grouped queries read K/V once. State in, state out; no barriers, no workgroup memory.
+//
+// Bound by reading, and there by instructions, not by memory: SwiftShader reads four numbers in some 90 instructions and 620
+// bytes of code. So every number is read once, by rows whose one bounds check serves a quarter, the loop over elements is
+// written out (specialize: "unrolled"), and Q and acc are met at constant indices. An invocation sums a quarter of each product;
+// two quadSwaps add the quarters. With KEYS = 2 even invocations answer for the first key and odd ones for the second, so that
+// one exp2 makes both weights. The loop must fit half an instruction cache (some 48 KB): 2 keys up to headDim 64 (49 KB), 1 key
+// up to 128; with 4 rows up to 80. Past that attention-few.wgsl is as fast or faster (headDim 256; 32 heads over 8 of 128).
+//
+// Measured in turn with the read probe (Dawn in Node, two cores, f32, one token; a busy machine's quietest run, ms):
+//   SwiftShader, 8 heads x 64:  16,384 keys 21.0 (probe 20.1; 95% of read bandwidth), 4,096 keys 7.7 (92%); 128 wide: 84%,
+//     80 wide: 92%. 8 heads over 4: 73% (attention-few 46%), over 2: 9.4 (attention-few 11.2), 16 over 2: 12.0 (20.0).
+//   SwiftShader in headless Chrome, busy: 16,384 keys 34 (jax-js 113), 4,096 keys 14 (40). lavapipe: f32 4.1 (attention-few 9.1),
+//     f16 2.7 (6.6).
+// Tried in vain: 4 keys a turn (94 KB of code: half the speed), acc in private memory (the same), Q and K swapped in dot(),
+// flat instead of row-wise reading (a fifth slower), workgroups of 4 or 64, 16 splits for 8, a loop that breaks at its end.
 // Bench: not measured.
 
 diagnostic(off, subgroup_uniformity);

@@ -136,7 +136,7 @@ export interface SafeChoice {
 export const SAFE_CHOICES: readonly SafeChoice[] = [
   { id: "register-8x16-quad", adapters: "cpu", subgroupSize: 4 },
   { id: "register-8x16", adapters: "cpu" },
-  { id: "decode-1x2", adapters: "cpu" },
+  { id: "decode-1x2", adapters: "cpu", subgroupSize: 4 },
   { id: "decode-1x1", adapters: "cpu" },
   { id: "decode-2x1", adapters: "cpu" },
   { id: "decode-4x1", adapters: "cpu" },
