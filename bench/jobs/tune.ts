@@ -58,7 +58,7 @@ function shapesOf(dtype: "f32" | "f16"): TuneShape[] {
       many("full short", dim, { expectedSeqLen: 512 }),
       many("causal short", dim, { ...causal, expectedSeqLen: 512 }),
     ]),
-    ...[64, 128].flatMap((dim) => [few(dim, 1), few(dim, 4), few(dim, 2)]),
+    ...[64, 128].flatMap((dim) => [few(dim, 1), few(dim, 4), few(dim, 2), few(dim, 8)]),
   ];
 }
 
