@@ -23,31 +23,47 @@ interface Case {
   design?: MatmulDesign;
   hasBias?: boolean;
   accumulate?: boolean;
+  /** (input . weight) * (input . upWeight) */
+  gated?: boolean;
   /** Elements before input and weight in their buffers. */
   skip?: number;
 }
 
 async function check(c: Case, seed = 1): Promise<void> {
-  const { rows, inFeatures, outFeatures, weightDtype, hasBias = false, accumulate = false, skip = 0 } = c;
-  const mm = await createMatmul(device, { weightDtype, hasBias, design: c.design });
+  const {
+    rows,
+    inFeatures,
+    outFeatures,
+    weightDtype,
+    hasBias = false,
+    accumulate = false,
+    gated = false,
+    skip = 0,
+  } = c;
+  const mm = await createMatmul(device, { weightDtype, hasBias, gated, design: c.design });
   const input = randomTensor(rows * inFeatures, "f32", seed);
   const weight = randomTensor(outFeatures * inFeatures, weightDtype, seed + 1);
   const bias = hasBias ? randomTensor(outFeatures, weightDtype, seed + 2) : undefined;
   const residual = accumulate ? randomTensor(rows * outFeatures, "f32", seed + 3) : undefined;
+  const up = gated ? randomTensor(outFeatures * inFeatures, weightDtype, seed + 4) : undefined;
   const x = await uploadAt(device, "x", input.bytes, skip);
   const w = await uploadAt(device, "w", weight.bytes, skip);
   const b = bias && (await uploadAt(device, "b", bias.bytes, skip));
+  const u = up && (await uploadAt(device, "u", up.bytes, skip));
   const y = residual ? await upload(device, "y", residual.values) : await zeros(device, "y", rows * outFeatures);
-  submit(device, (encoder) =>
-    mm.encode(encoder, { input: x, weight: w, bias: b, output: y, rows, inFeatures, outFeatures, accumulate }),
-  );
+  const sizes = { rows, inFeatures, outFeatures };
+  const tensors = { input: x, weight: w, bias: b, upWeight: u, upBias: gated ? b : undefined, output: y, ...sizes };
+  submit(device, (encoder) => mm.encode(encoder, { ...tensors, accumulate }));
   const got = await readFloats(device, y, rows * outFeatures);
-  for (const buffer of [x.buffer, w.buffer, b?.buffer, y]) release(buffer);
-  const call = {
-    ...{ input: input.values, weight: weight.values, bias: bias?.values, residual: residual?.values },
-    ...{ rows, inFeatures, outFeatures },
+  for (const buffer of [x.buffer, w.buffer, b?.buffer, u?.buffer, y]) release(buffer);
+  const call = { input: input.values, bias: bias?.values, residual: gated ? undefined : residual?.values, ...sizes };
+  const expected = (precision?: "f32") => {
+    const first = referenceMatmul({ ...call, weight: weight.values }, precision);
+    if (!up) return first;
+    const second = referenceMatmul({ ...call, weight: up.values }, precision);
+    return first.map((value, i) => value * second[i]! + (residual?.values[i] ?? 0));
   };
-  expectWithinRule(JSON.stringify(c), got, referenceMatmul(call), referenceMatmul(call, "f32"));
+  expectWithinRule(JSON.stringify(c), got, expected(), expected("f32"));
 }
 
 describe("matmul against the float64 oracle", () => {
@@ -80,6 +96,33 @@ describe("matmul against the float64 oracle", () => {
       { numRuns: 25 },
     );
   });
+
+  const ADAPTERS = {
+    "a GPU": { vendor: "some", subgroupMinSize: 32, subgroupMaxSize: 32 },
+    "a CPU adapter with subgroups of 8": { description: "llvmpipe", subgroupMinSize: 8, subgroupMaxSize: 8 },
+    "a CPU adapter without subgroups": { description: "llvmpipe", subgroupMinSize: 0, subgroupMaxSize: 0 },
+  };
+  for (const [name, adapterInfo] of Object.entries(ADAPTERS))
+    it(`shares out the work as for ${name}`, async () => {
+      Object.defineProperty(device, "adapterInfo", { value: adapterInfo, configurable: true });
+      try {
+        for (const gated of [false, true])
+          for (const rows of [1, 3, 37]) {
+            await check({ weightDtype: "f32", rows, inFeatures: 132, outFeatures: 75, gated, hasBias: true });
+            await check({
+              weightDtype: "bf16",
+              rows,
+              inFeatures: 31,
+              outFeatures: 9,
+              gated,
+              accumulate: true,
+              skip: 3,
+            });
+          }
+      } finally {
+        Reflect.deleteProperty(device, "adapterInfo");
+      }
+    });
 
   it("decodes one row of a wide layer", () =>
     check({ rows: 1, inFeatures: 576, outFeatures: 1536, weightDtype: "bf16" }));
