@@ -86,3 +86,24 @@ it("keys and values that begin within a quarter of a row, and many tokens, are m
   gpu.destroy();
   manyGpu.destroy();
 });
+
+it("a batch large enough to keep the device busy is decoded unsplit by the same kernel: its states, and finalize", async () => {
+  const c: AttentionCase = { ...base, batch: 16, heads: 4, kvHeads: 4, kvSeqLen: 70, queryStart: 69 };
+  const inputs = makeInputs(c);
+  const gpu = await uploadCase(device, c, inputs);
+  const attention = await createAttention(device, optionsOf(c));
+  let passes = 0;
+  const got = await gpu.run((target) => {
+    const encoder = target as GPUCommandEncoder;
+    const begin = encoder.beginComputePass.bind(encoder);
+    encoder.beginComputePass = (descriptor) => {
+      passes++;
+      return begin(descriptor);
+    };
+    attention.encode(encoder, gpu.tensors);
+  });
+  expect(passes).toBe(2);
+  expectClose(got, expected(c, inputs), expected(c, inputs, "f32"), c.dtype);
+  attention.destroy();
+  gpu.destroy();
+});
