@@ -28,7 +28,7 @@ function newestMs(path) {
   const stat = statSync(path);
   if (!stat.isDirectory()) return stat.mtimeMs;
   // What benches write and install is no source; it would also change the time of the folder that it lies in.
-  const names = readdirSync(path).filter((name) => !["results", "node_modules"].includes(name));
+  const names = readdirSync(path).filter((name) => !["results", "plots", "node_modules"].includes(name));
   if (existsSync(join(path, "package-lock.json"))) return Math.max(...names.map((name) => newestMs(join(path, name))));
   // A folder's own time tells of files that were removed.
   return Math.max(stat.mtimeMs, ...names.map((name) => newestMs(join(path, name))));
