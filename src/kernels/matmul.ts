@@ -2,13 +2,24 @@
  * Matrix product with a weight as Hugging Face stores it: output = activation(input . weight^T + bias), optionally added to
  * what the output holds, optionally gated by a second weight. Four kernels behind one call; see shaders/matmul*.wgsl.
  *
- * Measured on SwiftShader (two cores shared with other work, so in CPU time, as a share of the FMA peak measured in the same
- * run, 11 GFLOP per CPU second), 512 x 768 x 576: subgroup f32 3.4 (30%), bf16 as f32, f16 1.8 (16%: `unpack2x16float` is
- * emulated there, and doing it by integer arithmetic was slower still); register f32 1.8 to 2.7 (16 to 24%); tile
- * about a third of register.
- * Of the subgroup kernel's time the multiplications take half, the loads the other half (a storage load is four scalar
- * loads). 16 x 8 a lane was best: 24 x 8, 16 x 12, 32 x 8, 16 x 16 and eight inner elements at a time were 10 to 45% slower.
- * decode, 1 x 8192 x 1024: f32 0.8 GB/s of weight per CPU second, bf16 0.5. No GPU has been measured.
+ * Measured in Node on two cores that other work shared (ringwise bench, share of what was measured in turn with it):
+ * 1024 cubed, SwiftShader f32 42% of the multiply-add peak (subgroup), lavapipe f32 55%, f16 49% (subgroup, narrow; register
+ * reaches 40% of that); 1 x 2048 x 8192, SwiftShader f32 82% of the read bandwidth, lavapipe f32 83%, f16 64%; the MLP of 256 x 1024
+ * in chunks of 256, SwiftShader f32 36%, lavapipe f32 34%, f16 41%. No GPU has been measured.
+ *
+ * What SwiftShader does with the subgroup kernel, from its machine code: one turn (four inner elements, 512 multiply-adds of
+ * four lanes) is 53 KB and runs 8,460 instructions, 16.5 a multiply-add: 8.5 of them in reading (about 90 for each of 48
+ * scalars), 4 in multiplying, 4 in carrying the sums on (14 a scalar). The kernel before it ran 24, and had 76 KB.
+ * In vain, in instructions a multiply-add and KB a turn, own rows x rows shared by the quad per lane: 8 x 16, all products after
+ * all reads 17.2 and 58; dot(weights, row) 16.6; 8 x 24 14.3 and 70, 8 x 32 13.3 and 86 (half as fast: past the instruction
+ * cache); eight inner elements a turn 14.7 and 98; 6 x 24 15.6 and 57 (about as fast, in odd sizes); sums in a private array
+ * 18; rows as pointers into array<array<vec4f, N>>, N known or 16, 16.8 and more. So 55% seems out of reach there: reading
+ * cannot be shared by more than a quad, and a tile that reads less has too much code.
+ * decode: the sums of four lanes added in workgroup memory instead of by exchanges took 1.2 to 1.4 times as long (SwiftShader
+ * clears workgroup memory word by word, in code, in every subgroup); one lane per tile is as fast as four, to 10%.
+ * f16 weights read as the device's own halves were no faster than unpack2x16float on lavapipe.
+ * First compile of the subgroup and decode kernels on the busy machine: SwiftShader 0.2 to 0.8 s and 0.1 to 0.3 s, lavapipe
+ * 1.6 to 2.8 s and 2.7 s (Mesa keeps them on disk).
  */
 import { OptionError } from "../errors.ts";
 import type { BufferSource } from "../gpu/buffers.ts";
