@@ -91,21 +91,24 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) lo
     low7 += dots(x7, w0, w1, w2, w3);
     high7 += dots(x7, w4, w5, w6, w7);
   }
-  // A loop, though it indexes a private array: written out, `store` would be compiled 64 times over.
-  var sums = array<vec4f, 16>(
-    low0, high0,
-    low1, high1,
-    low2, high2,
-    low3, high3,
-    low4, high4,
-    low5, high5,
-    low6, high6,
-    low7, high7,
-  );
-  for (var r = 0u; r < 8u; r++) {
-    for (var c = 0u; c < select(8u, 4u, GATED); c++) {
-      let at = select(column + c, high + c - 4u, c >= 4u);
-      store(row + r, at, sums[2u * r + c / 4u][c % 4u], sums[2u * r + 1u][c % 4u]);
+  // One turn of a loop, so that SwiftShader does not fill the array in every turn of the loop above; and it is indexed in a
+  // loop, for written out, `store` would be compiled 64 times over.
+  for (var once = 0u; once < 1u; once++) {
+    var sums = array<vec4f, 16>(
+      low0, high0,
+      low1, high1,
+      low2, high2,
+      low3, high3,
+      low4, high4,
+      low5, high5,
+      low6, high6,
+      low7, high7,
+    );
+    for (var r = 0u; r < 8u; r++) {
+      for (var c = 0u; c < select(8u, 4u, GATED); c++) {
+        let at = select(column + c, high + c - 4u, c >= 4u);
+        store(row + r, at, sums[2u * r + c / 4u][c % 4u], sums[2u * r + 1u][c % 4u]);
+      }
     }
   }
 }
