@@ -2,10 +2,12 @@
  * Matrix product with a weight as Hugging Face stores it: output = activation(input . weight^T + bias), optionally added to
  * what the output holds, optionally gated by a second weight. Four kernels behind one call; see shaders/matmul*.wgsl.
  *
- * Measured in Node on two cores that other work shared (ringwise bench, share of what was measured in turn with it):
- * 1024 cubed, SwiftShader f32 42% of the multiply-add peak (subgroup), lavapipe f32 55%, f16 49% (subgroup, narrow; register
- * reaches 40% of that); 1 x 2048 x 8192, SwiftShader f32 82% of the read bandwidth, lavapipe f32 83%, f16 64%; the MLP of 256 x 1024
- * in chunks of 256, SwiftShader f32 36%, lavapipe f32 34%, f16 41%. No GPU has been measured.
+ * Measured in Node on two cores that other work shared (ringwise bench, share of what was measured in turn with it; where two
+ * figures stand, the machine was quiet at the first, busy at the second): 1024 cubed, SwiftShader f32 26 and 42% of the
+ * multiply-add peak (subgroup), lavapipe f32 44 and 55%, f16 46 and 49% (subgroup, narrow; register reaches 40% of that);
+ * 1 x 2048 x 8192, SwiftShader f32 59 to 82% of the read bandwidth, lavapipe f32 83 to 88%, f16 64 to 68%; the MLP of
+ * 256 x 1024 in chunks of 256, SwiftShader f32 26 and 36%, lavapipe f32 33%, f16 42%. No GPU has been measured.
+ * SwiftShader by CPU time, 256 x 1024 x 256, quiet: 27 to 30% of the peak, the kernel before this 26%; without store(), 34%.
  *
  * What SwiftShader does with the subgroup kernel, from its machine code: one turn (four inner elements, 512 multiply-adds of
  * four lanes) is 53 KB and runs 8,460 instructions, 16.5 a multiply-add: 8.5 of them in reading (about 90 for each of 48
@@ -13,8 +15,9 @@
  * In vain, in instructions a multiply-add and KB a turn, own rows x rows shared by the quad per lane: 8 x 16, all products after
  * all reads 17.2 and 58; dot(weights, row) 16.6; 8 x 24 14.3 and 70, 8 x 32 13.3 and 86 (half as fast: past the instruction
  * cache); eight inner elements a turn 14.7 and 98; 6 x 24 15.6 and 57 (about as fast, in odd sizes); sums in a private array
- * 18; rows as pointers into array<array<vec4f, N>>, N known or 16, 16.8 and more. So 55% seems out of reach there: reading
- * cannot be shared by more than a quad, and a tile that reads less has too much code.
+ * 18; rows as pointers into array<array<vec4f, N>>, N known or 16, 16.8 and more. So 55% is out of reach there: whatever
+ * the kernel, about 9.3 thousand million instructions a second run, which makes 55% some 10 a multiply-add; reading cannot be
+ * shared by more than a quad, and a tile that reads less has too much code. Rows 4 KiB apart cost 8% (1040 wide is faster).
  * decode: the sums of four lanes added in workgroup memory instead of by exchanges took 1.2 to 1.4 times as long (SwiftShader
  * clears workgroup memory word by word, in code, in every subgroup); one lane per tile is as fast as four, to 10%.
  * f16 weights read as the device's own halves were no faster than unpack2x16float on lavapipe.
