@@ -7,7 +7,7 @@
  * multiply-add peak (subgroup), lavapipe f32 44 and 55%, f16 46 and 49% (subgroup, narrow; register reaches 40% of that);
  * 1 x 2048 x 8192, SwiftShader f32 59 to 82% of the read bandwidth, lavapipe f32 83 to 88%, f16 64 to 68%; the MLP of
  * 256 x 1024 in chunks of 256, SwiftShader f32 26 and 36%, lavapipe f32 33%, f16 42%. No GPU has been measured.
- * SwiftShader by CPU time, 256 x 1024 x 256, quiet: 27 to 30% of the peak, the kernel before this 26%; without store(), 34%.
+ * SwiftShader by CPU time, 256 x 1024 x 256, quiet: 27 to 30% of the peak, the kernel before this 26%; with a bare store, 34%.
  *
  * What SwiftShader does with the subgroup kernel, from its machine code: one turn (four inner elements, 512 multiply-adds of
  * four lanes) is 53 KB and runs 8,460 instructions, 16.5 a multiply-add: 8.5 of them in reading (about 90 for each of 48
