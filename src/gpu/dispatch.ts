@@ -15,8 +15,10 @@ export type UniformField = { u32: number } | { i32: number } | { f32: number };
 
 const SLOT_BYTES = 256;
 const SLOT_COUNT = 1024;
+/** Slots of the first page: all that one attention or MLP needs, and little beside the tensors of a short call. */
+const FIRST_SLOT_COUNT = 256;
 
-/** 256 KiB of uniform blocks (little beside the tensors of a thousand tokens), and the synchronous run of code that last asked for one of them. */
+/** 256 KiB of uniform blocks (the first page: 64 KiB), and the synchronous run of code that last asked for one of them. */
 interface UniformPage {
   buffer: GPUBuffer;
   /** Of the blocks it holds, in order. */
@@ -62,9 +64,9 @@ class UniformArena {
   /** The newest page, or one more where that is full. */
   private openPage(): UniformPage {
     const newest = this.pages.at(-1);
-    if (newest && newest.keys.length < SLOT_COUNT) return newest;
+    if (newest && newest.keys.length * SLOT_BYTES < newest.buffer.size) return newest;
     while (this.pages.length >= PAGES_KEPT && this.retireOldest());
-    const size = SLOT_BYTES * SLOT_COUNT;
+    const size = SLOT_BYTES * (newest ? SLOT_COUNT : FIRST_SLOT_COUNT);
     const buffer = this.device.createBuffer({ label: "ringwise uniforms", size, usage: 0x40 | 0x8 });
     ledgerOf(this.device).add(SHARED, size);
     const page = { buffer, keys: [], epoch: this.epoch };
