@@ -1,5 +1,6 @@
-/** Turning a `.wgsl` file into the source of one variant: knobs set by name, `lib/` files appended, `enable`s on top. */
+/** Turning a `.wgsl` file into the source of one variant: knobs set by name, `lib/` files appended, loops written out, `enable`s on top. */
 import { OptionError } from "../errors.ts";
+import { unroll } from "./unroll.ts";
 
 /** A kernel file: its name for error messages, and its text. */
 export interface KernelSource {
@@ -50,6 +51,7 @@ export function specialize(kernel: KernelSource, knobs: Readonly<Record<string, 
       : `alias ${name} = ${value};`;
     source = source.slice(0, match.index) + line + source.slice(match.index + match[0].length);
   }
+  source = unroll(source);
   const enables: string[] = [];
   if (/\bf16\b/.test(source.replace(/\/\/.*$/gm, ""))) enables.push("enable f16;");
   if (/\b(?:subgroup|quad)[A-Z]\w*\s*\(|@builtin\(subgroup_/.test(source.replace(/\/\/.*$/gm, "")))

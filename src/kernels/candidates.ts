@@ -4,7 +4,7 @@
  */
 import type { KernelSource, KnobValue } from "../gpu/specialize.ts";
 import type { ResolvedAttention } from "./attention-options.ts";
-import { ATTENTION, ATTENTION_DECODE, ATTENTION_FEW, ATTENTION_TILE } from "./sources.ts";
+import { ATTENTION, ATTENTION_DECODE, ATTENTION_FEW, ATTENTION_STATIONARY, ATTENTION_TILE } from "./sources.ts";
 
 /** Many query rows per K/V head (prefill), or few (decode: keys are split over invocations). */
 export type AttentionWork = "many-rows" | "few-rows";
@@ -27,6 +27,8 @@ export interface DeviceFacts {
 export interface CandidateNeeds {
   /** Subgroups of at least so many invocations. */
   subgroupMinSize?: number;
+  /** Subgroups of at most so many invocations. */
+  subgroupMaxSize?: number;
   /** Bytes of workgroup memory per lane (four elements) of the wider of key and value. */
   workgroupBytesPerLane?: number;
   /** Largest headDim and valueDim. */
@@ -35,6 +37,8 @@ export interface CandidateNeeds {
   dimMultiple?: number;
   /** Least and most query heads that share a K/V head. */
   group?: readonly [least: number, most: number];
+  /** No masks that are looked up pair by pair: neither a mask tensor nor segments. */
+  hasNoPairMasks?: boolean;
   /** Only with isCausal: the candidate differs from another by the order of tiles alone. */
   isCausal?: boolean;
 }
@@ -72,6 +76,14 @@ const register = (id: string, workgroupSize: number, quads: boolean, isInOrder =
   needs: { ...(quads && { subgroupMinSize: 4 }), ...(isInOrder && { isCausal: true }) },
 });
 
+/** attention-stationary.wgsl: `rows` rows x 64 keys per invocation; its loops grow with rows x headDim. */
+const stationary = (rows: number, maxHeadDim: number): AttentionCandidate => ({
+  ...{ id: `stationary-${rows}x64`, works: ["many-rows"], designs: ["subgroup"], source: ATTENTION_STATIONARY, rows },
+  ...{ workgroupSize: 4, unitsPerWorkgroup: 4, quads: true, readsItself: true, knobs: { ROWS: rows, KEYS: 64 } },
+  // Compilers that optimize take minutes for its long loops; this one, which does not, has subgroups of 4.
+  needs: { subgroupMinSize: 4, subgroupMaxSize: 4, dimMultiple: 4, maxHeadDim, hasNoPairMasks: true },
+});
+
 /** attention-few.wgsl: 4 rows x 16 keys per invocation. */
 const few = (id: string, workgroupSize: number): AttentionCandidate => ({
   ...{ id, works: ["few-rows"], designs: ["register", "subgroup"], source: ATTENTION_FEW, rows: 4 },
@@ -99,6 +111,8 @@ const tile = (id: string, rows: number, keys: number, isInOrder = false): Attent
 
 /** All candidates; the tuner tries them in this order while its budget lasts, the safe choice first. */
 export const ATTENTION_CANDIDATES: readonly AttentionCandidate[] = [
+  stationary(8, 128),
+  stationary(4, 256),
   register("register-8x16-quad", 16, true),
   register("register-8x16", 16, false),
   tile("tile-64x32", 64, 32),
@@ -134,6 +148,8 @@ export interface SafeChoice {
  * 16 KiB that every WebGPU device has.
  */
 export const SAFE_CHOICES: readonly SafeChoice[] = [
+  { id: "stationary-8x64", adapters: "cpu", subgroupSize: 4 },
+  { id: "stationary-4x64", adapters: "cpu", subgroupSize: 4 },
   { id: "register-8x16-quad", adapters: "cpu", subgroupSize: 4 },
   { id: "register-8x16", adapters: "cpu" },
   { id: "decode-1x2", adapters: "cpu", subgroupSize: 4 },
@@ -175,12 +191,16 @@ export function unmetNeed(
   const { subgroupMinSize = 0, maxHeadDim = Number.POSITIVE_INFINITY, dimMultiple = 1, group } = needs;
   if (subgroupMinSize > 0 && !(facts.hasSubgroups && facts.subgroupMinSize >= subgroupMinSize))
     return `needs subgroups of at least ${subgroupMinSize}, the device has ${facts.hasSubgroups ? `subgroups of ${facts.subgroupMinSize}` : "none"}`;
+  if (needs.subgroupMaxSize && facts.subgroupMaxSize > needs.subgroupMaxSize)
+    return `needs subgroups of at most ${needs.subgroupMaxSize}, the device has up to ${facts.subgroupMaxSize}`;
   if (Math.max(headDim, valueDim) > maxHeadDim)
     return `needs headDim and valueDim of at most ${maxHeadDim}, got ${headDim} and ${valueDim}`;
   if (headDim % dimMultiple !== 0 || valueDim % dimMultiple !== 0)
     return `needs headDim and valueDim to be multiples of ${dimMultiple}, got ${headDim} and ${valueDim}`;
   if (group && (resolved.group < group[0] || resolved.group > group[1]))
     return `needs ${group[0]} to ${group[1]} query heads per K/V head, got ${resolved.group}`;
+  if (needs.hasNoPairMasks && (resolved.mask !== "none" || resolved.hasSegments))
+    return "cannot look up mask tensors or segments";
   if (needs.isCausal && !resolved.isCausal) return "differs from another candidate under a causal mask only";
   return undefined;
 }

@@ -5,6 +5,7 @@ import argmax from "../../shaders/argmax.wgsl?raw";
 import attention from "../../shaders/attention.wgsl?raw";
 import attentionDecode from "../../shaders/attention-decode.wgsl?raw";
 import attentionFew from "../../shaders/attention-few.wgsl?raw";
+import attentionStationary from "../../shaders/attention-stationary.wgsl?raw";
 import attentionTile from "../../shaders/attention-tile.wgsl?raw";
 import attentionVanilla from "../../shaders/attention-vanilla.wgsl?raw";
 import copyTokens from "../../shaders/copy-tokens.wgsl?raw";
@@ -14,6 +15,7 @@ import fmaPeak from "../../shaders/fma-peak.wgsl?raw";
 import activation from "../../shaders/lib/activation.wgsl?raw";
 import attentionParams from "../../shaders/lib/attention-params.wgsl?raw";
 import elem from "../../shaders/lib/elem.wgsl?raw";
+import elements from "../../shaders/lib/elements.wgsl?raw";
 import intoOutput from "../../shaders/lib/into-output.wgsl?raw";
 import intoState from "../../shaders/lib/into-state.wgsl?raw";
 import keysPlain from "../../shaders/lib/keys-plain.wgsl?raw";
@@ -60,6 +62,12 @@ export const ATTENTION: KernelSource = { file: "attention.wgsl", code: attention
 export const ATTENTION_DECODE: KernelSource = { file: "attention-decode.wgsl", code: attentionDecode };
 /** `attention-few.wgsl`, without its `lib/` files. */
 export const ATTENTION_FEW: KernelSource = { file: "attention-few.wgsl", code: attentionFew };
+/** `attention-stationary.wgsl` with how it reads query, key and value; its other `lib/` files depend on the options. */
+export const ATTENTION_STATIONARY: KernelSource = {
+  file: "attention-stationary.wgsl",
+  code: attentionStationary,
+  lib: [{ file: "lib/elements.wgsl", code: elements }],
+};
 /** `attention-tile.wgsl`, without its `lib/` files. */
 export const ATTENTION_TILE: KernelSource = { file: "attention-tile.wgsl", code: attentionTile };
 /** `attention-vanilla.wgsl`, without its `lib/` files. */
