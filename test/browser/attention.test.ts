@@ -330,7 +330,7 @@ it("any sizes, causal offset and window equal the oracle", async () => {
       };
       await conform(c, {}, {}, seed);
     }),
-    { numRuns: 12, seed: 7 },
+    { numRuns: 8, seed: 7 },
   );
 });
 
