@@ -1,5 +1,5 @@
 // output[i] += input[i]: a residual. One invocation per element; bound by memory.
-// Bench: not measured.
+// Bench: SwiftShader in Chrome: kernel-add f32 51.2 ms, 0.655 GB/s (14% of read bandwidth).
 
 alias Elem = f32;
 const WORKGROUP_SIZE: u32 = 64u;

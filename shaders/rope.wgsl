@@ -4,7 +4,7 @@
 //
 // Tiling: one invocation per pair (or per copied element) of one head of one token. No workgroup memory.
 // Measured: bound by memory; see src/kernels/rope.ts.
-// Bench: not measured.
+// Bench: SwiftShader in Chrome: kernel-rope f32 50.4 ms, 0.354 GB/s (7.9% of read bandwidth).
 
 alias Elem = f32;
 const WORKGROUP_SIZE: u32 = 64u;

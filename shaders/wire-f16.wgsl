@@ -1,6 +1,6 @@
 // K/V for the wire and back: f32 -> f16, two to a word, or with WIDEN f16 -> f32. One invocation per word of halves; bound by
 // memory. pack2x16float and unpack2x16float are part of WGSL itself, so no device lacks them.
-// Bench: not measured.
+// Bench: SwiftShader in Chrome: kernel-wire-f16 f32 29.9 ms, 0.561 GB/s (13% of read bandwidth).
 
 const WIDEN: bool = false;
 const WORKGROUP_SIZE: u32 = 64u;

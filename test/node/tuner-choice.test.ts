@@ -95,10 +95,10 @@ describe("an adapter that nobody measured", () => {
     expect(choose(fakeDevice({ invocations: 32 })).id).toBe("register-8x16");
   });
 
-  it("on a CPU: registers, by quads where subgroups are exactly quads", () => {
+  it("on a CPU: registers, by quads where there are subgroups", () => {
     const cpu = { architecture: "unheard-of", isCpu: true };
     expect(choose(fakeDevice({ ...cpu, subgroups: [4, 4] }), { headDim: 5 }).id).toBe("register-8x16-quad");
-    expect(choose(fakeDevice({ ...cpu, subgroups: [4, 8] }), { headDim: 5 }).id).toBe("register-8x16");
+    expect(choose(fakeDevice({ ...cpu, subgroups: [4, 8] }), { headDim: 64 }).id).toBe("register-8x16-quad");
     expect(choose(fakeDevice(cpu), { headDim: 5 })).toMatchObject({ id: "register-8x16", quads: false });
   });
 
