@@ -211,3 +211,16 @@ export function expectClose(
   check("output", got.output, oracle.output, plain.output.map(rounded));
   check("lse", got.lse, oracle.lse, plain.lse);
 }
+
+/** How many compute passes an encoding begins on its encoder. */
+export function countPasses(target: CommandTarget, encode: (target: CommandTarget) => void): number {
+  const encoder = target as GPUCommandEncoder;
+  const begin = encoder.beginComputePass.bind(encoder);
+  let passes = 0;
+  encoder.beginComputePass = (descriptor) => {
+    passes++;
+    return begin(descriptor);
+  };
+  encode(encoder);
+  return passes;
+}

@@ -8,7 +8,7 @@ import { AttentionEngine } from "../../src/kernels/attention-engine.ts";
 import { resolveAttention } from "../../src/kernels/attention-options.ts";
 import { ATTENTION_CANDIDATES } from "../../src/kernels/candidates.ts";
 import { kernelOf } from "../../src/kernels/tiles.ts";
-import { expectClose, expected, makeInputs, optionsOf, uploadCase } from "../attention-harness.ts";
+import { countPasses, expectClose, expected, makeInputs, optionsOf, uploadCase } from "../attention-harness.ts";
 import type { AttentionCase } from "../cases.ts";
 
 let device: GPUDevice;
@@ -94,13 +94,7 @@ it("a batch large enough to keep the device busy is decoded unsplit by the same 
   const attention = await createAttention(device, optionsOf(c));
   let passes = 0;
   const got = await gpu.run((target) => {
-    const encoder = target as GPUCommandEncoder;
-    const begin = encoder.beginComputePass.bind(encoder);
-    encoder.beginComputePass = (descriptor) => {
-      passes++;
-      return begin(descriptor);
-    };
-    attention.encode(encoder, gpu.tensors);
+    passes = countPasses(target, (counted) => attention.encode(counted, gpu.tensors));
   });
   expect(passes).toBe(2);
   expectClose(got, expected(c, inputs), expected(c, inputs, "f32"), c.dtype);

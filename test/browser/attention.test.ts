@@ -6,7 +6,15 @@ import { requestRingwiseDevice } from "../../src/gpu/device.ts";
 import { type AttentionLimits, createAttention } from "../../src/kernels/attention.ts";
 import type { AttentionOptions, AttentionTensors } from "../../src/kernels/attention-types.ts";
 import type { ReferenceAttentionOptions } from "../../src/reference/attention.ts";
-import { expectClose, expected, makeInputs, optionsOf, seededRandom, uploadCase } from "../attention-harness.ts";
+import {
+  countPasses,
+  expectClose,
+  expected,
+  makeInputs,
+  optionsOf,
+  seededRandom,
+  uploadCase,
+} from "../attention-harness.ts";
 import { type AttentionCase, TEST_CASES } from "../cases.ts";
 
 let device: GPUDevice;
@@ -217,13 +225,7 @@ it("decode with many query heads per K/V head splits the keys: parts and a merge
   const attention = await createAttention(device, optionsOf(c));
   let passes = 0;
   const got = await gpu.run((target) => {
-    const encoder = target as GPUCommandEncoder;
-    const begin = encoder.beginComputePass.bind(encoder);
-    encoder.beginComputePass = (descriptor) => {
-      passes++;
-      return begin(descriptor);
-    };
-    attention.encode(encoder, gpu.tensors);
+    passes = countPasses(target, (counted) => attention.encode(counted, gpu.tensors));
   });
   expect(passes).toBe(2);
   expectClose(got, expected(c, inputs), expected(c, inputs, "f32"), c.dtype);
